@@ -1,0 +1,142 @@
+"""Convolutions and matrix products of a joint graph, in one form.
+
+Every call multiplies rows ``X`` with a weight. A matrix product may have its weight on either side and may be batched; a
+product that AOTAutograd has decomposed (one row on the CPU, one feature on a GPU) is recognised by the operator that the
+user's code called, which every node of the decomposition remembers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Callable, Iterator
+
+import torch
+from torch.fx import Node
+from tract_fx.passes.joint_graph import JointGraph, operator_of
+
+from tract_fx.ops.patches import LINEAR, PatchGeometry
+
+__all__ = ["Call", "Kind", "Side", "calls", "is_layer_operator"]
+
+aten = torch.ops.aten
+CONVOLUTIONS = (aten.convolution.default,)
+# Position of the two factors among the arguments.
+PRODUCTS = {
+    aten.mm.default: 0,
+    aten.addmm.default: 1,
+    aten.bmm.default: 0,
+    aten.baddbmm.default: 1,
+    aten.mv.default: 0,
+    aten.addmv.default: 1,
+}
+
+
+class Kind(enum.Enum):
+    """The two forms of a call."""
+
+    CONVOLUTION = "convolution"
+    PRODUCT = "matrix product"
+
+
+class Side(enum.Enum):
+    """Which factor of a product is the weight."""
+
+    RIGHT = "right"
+    LEFT = "left"
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """One use of a weight in the forward pass.
+
+    ``input`` and ``weight`` are the operands as the operator saw them, after casts and views. ``output`` is the node that
+    holds the result and ``nodes`` all nodes of the call (more than one when it was decomposed).
+    """
+
+    kind: Kind
+    operator: object
+    input: Node
+    weight: Node
+    output: Node
+    nodes: tuple[Node, ...]
+    side: Side = Side.RIGHT
+    geometry: PatchGeometry = LINEAR
+    transposed: bool = False
+
+    @property
+    def op_name(self) -> str:
+        """Short name of the operator: ``convolution``, ``addmm``."""
+        return getattr(self.operator, "_opname", str(self.operator))
+
+    @property
+    def sequence_number(self) -> int | None:
+        """Number that autograd gave to the operation; the nodes that differentiate it carry the same."""
+        return self.output.meta.get("seq_nr")
+
+
+def is_layer_operator(operator: object) -> bool:
+    """Whether an operator is a convolution or a matrix product."""
+    return operator in CONVOLUTIONS or operator in PRODUCTS
+
+
+def calls(joint: JointGraph, is_weight: Callable[[Node], bool]) -> Iterator[Call]:
+    """Every convolution or matrix product one operand of which is a weight.
+
+    Args:
+        joint: the joint graph.
+        is_weight: tells whether a node is made of parameters alone.
+    """
+    decomposed: dict[tuple[object, object], list[Node]] = {}
+    for node in joint.forward_nodes:
+        operator = operator_of(node)
+        if node.target in CONVOLUTIONS:
+            if is_weight(node.args[1]):
+                yield _convolution(node)
+        elif node.target in PRODUCTS:
+            first = PRODUCTS[node.target]
+            yield from _product(node.target, node.args[first], node.args[first + 1], (node,), is_weight)
+        elif operator in PRODUCTS:
+            decomposed.setdefault((operator, node.meta.get("seq_nr")), []).append(node)
+    for (operator, _), nodes in decomposed.items():
+        yield from _decomposed_product(operator, tuple(nodes), is_weight)
+
+
+def _convolution(node: Node) -> Call:
+    input, weight, _, stride, padding, dilation, transposed, _, groups = node.args[:9]
+    geometry = PatchGeometry(
+        kernel_size=tuple(weight.meta["val"].shape[2:]),
+        stride=tuple(stride),
+        padding=tuple(padding),
+        dilation=tuple(dilation),
+        groups=groups,
+    )
+    return Call(Kind.CONVOLUTION, node.target, input, weight, node, (node,), geometry=geometry, transposed=transposed)
+
+
+def _product(
+    operator: object, left: Node, right: Node, nodes: tuple[Node, ...], is_weight: Callable[[Node], bool]
+) -> Iterator[Call]:
+    # A product of two weights (LoRA) is algebra on weights, not a layer.
+    if is_weight(right) and not is_weight(left):
+        yield Call(Kind.PRODUCT, operator, left, right, nodes[-1], nodes, Side.RIGHT)
+    elif is_weight(left) and not is_weight(right):
+        yield Call(Kind.PRODUCT, operator, right, left, nodes[-1], nodes, Side.LEFT)
+
+
+def _decomposed_product(operator: object, nodes: tuple[Node, ...], is_weight: Callable[[Node], bool]) -> Iterator[Call]:
+    inside = set(nodes)
+    outside = dict.fromkeys(operand for node in nodes for operand in node.all_input_nodes if operand not in inside)
+    tensors = [operand for operand in outside if isinstance(operand.meta.get("val"), torch.Tensor)]
+    weights = [operand for operand in tensors if is_weight(operand) and _dims(operand) >= 2]
+    inputs = [operand for operand in tensors if not is_weight(operand)]
+    if len(inputs) > 1:  # a frozen bias is one-dimensional
+        inputs = [operand for operand in inputs if _dims(operand) >= 2]
+    if len(weights) == len(inputs) == 1:
+        # Every decomposition reads its left factor first.
+        left, right = sorted((*weights, *inputs), key=tensors.index)
+        yield from _product(operator, left, right, nodes, is_weight)
+
+
+def _dims(node: Node) -> int:
+    return node.meta["val"].dim()

@@ -1,0 +1,254 @@
+"""Which calls are first layers.
+
+A **first layer** is a convolution or matrix product of the forward pass with an input that depends on data and on no
+parameter and no activation, and a weight that depends on a parameter and not on data, and whose gradient exists. All such
+calls count. Only tensors carry dependence; sizes do not. ``layers=[...]`` puts names in the place of the condition on the
+input.
+
+:func:`find` never changes the graph. What it does not take, it says why.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Iterable
+
+import torch
+from torch.fx import Node
+from torch.fx.experimental.symbolic_shapes import statically_known_true
+from tract_fx.passes.calls import Call, Kind, Side, calls, is_layer_operator
+from tract_fx.passes.dependence import Dependence, Meeting, dependences, first_meeting
+from tract_fx.passes.joint_graph import JointGraph, Role, operator_of
+from tract_fx.passes.weight_gradient import AmbiguousGradientError, WeightGradient, weight_gradient
+
+__all__ = ["Findings", "Form", "Match", "Rejection", "RejectionKind", "find", "is_named"]
+
+Size = int | torch.SymInt
+
+# Above this many features an n x n system is refused where r x r will do, even if that needs a guard on the batch size:
+# in float64 it takes 128 MiB, and a hundred thousand pixels would take 75 GiB.
+LARGEST_DYNAMIC_PRIMAL = 4096
+
+REWRITTEN = "tract_fx_rewritten"
+
+
+class Form(enum.Enum):
+    """The two forms of the closed form; they are equal and differ in cost."""
+
+    PRIMAL = "primal"
+    DUAL = "dual"
+
+
+@dataclasses.dataclass(frozen=True)
+class Match:
+    """One call to rewrite, with everything that the rewrite needs.
+
+    ``groups`` counts the systems that are solved. ``shared_batch`` is set for a batched product whose one weight is
+    expanded along the batch: then all batch entries are rows of the same layer.
+    """
+
+    call: Call
+    gradient: WeightGradient
+    layer: str
+    weights: tuple[str, ...]
+    rows: Size
+    features: int
+    groups: int
+    form: Form
+    shared_batch: bool = False
+
+
+class RejectionKind(enum.Enum):
+    """Why a call is no match, by what follows from it."""
+
+    UNSUPPORTED = "unsupported"
+    """It should be rewritten and cannot be: an error, unless the user says otherwise."""
+    NO_FIRST_LAYER = "no first layer"
+    """Data enters, but what it meets first is not a layer: a warning."""
+    CONSTANT_INPUT = "constant input"
+    """Not a first layer, because nothing in its input is data: information."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Rejection:
+    """A call, or an operation, that was not taken, and what to do about it."""
+
+    kind: RejectionKind
+    layer: str
+    weights: tuple[str, ...]
+    op: str
+    reason: str
+    advice: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Findings:
+    """What :func:`find` has seen, in the order of the graph."""
+
+    matches: tuple[Match, ...] = ()
+    rejections: tuple[Rejection, ...] = ()
+
+
+def find(joint: JointGraph, layers: str | tuple[str, ...] = "first") -> Findings:
+    """Matches and rejections of a joint graph.
+
+    Args:
+        joint: the graph and its inputs.
+        layers: ``"first"``, or names of modules and parameters.
+    """
+    if not joint.has_gradients:
+        return Findings()
+    depends = dependences(joint)
+    results = [
+        result
+        for call in calls(joint, lambda node: node in depends and depends[node].is_weight)
+        if (result := _judge(joint, call, depends, layers)) is not None
+    ]
+    matches = tuple(result for result in results if isinstance(result, Match))
+    rejections = [result for result in results if isinstance(result, Rejection)]
+    done = any(REWRITTEN in node.meta for node in joint.forward_nodes)
+    if layers == "first":
+        unsupported = any(rejection.kind is RejectionKind.UNSUPPORTED for rejection in rejections)
+        if not matches and not unsupported and not done and (meeting := first_meeting(joint, depends)) is not None:
+            rejections.append(_no_first_layer(joint, meeting))
+    elif not done:
+        rejections.extend(_named_but_not_called(joint, layers, matches, rejections))
+    return Findings(matches, tuple(rejections))
+
+
+def is_named(name: str, layer: str, weights: Iterable[str]) -> bool:
+    """Whether ``name``, as given in ``layers``, means this layer or one of its weights."""
+    known = {layer, *weights}
+    return name in known or name in {item.removeprefix("module.") for item in known}
+
+
+def _judge(
+    joint: JointGraph, call: Call, depends: dict[Node, Dependence], layers: str | tuple[str, ...]
+) -> Match | Rejection | None:
+    if REWRITTEN in call.output.meta:
+        return None
+    layer = joint.layer_of(call.output)
+    weights = tuple(sorted(depends[call.weight].parameters))
+    of_input = depends.get(call.input, Dependence())
+    if layers == "first":
+        if not of_input.is_raw:
+            return None
+        if not of_input.data:
+            reason = "nothing in its input is data (a position table, a query, a constant)"
+            return Rejection(RejectionKind.CONSTANT_INPUT, layer, weights, call.op_name, reason)
+    elif not any(is_named(name, layer, weights) for name in layers):
+        return None
+    return _match(joint, call, layer, weights)
+
+
+def _match(joint: JointGraph, call: Call, layer: str, weights: tuple[str, ...]) -> Match | Rejection | None:
+    def refuse(reason: str) -> Rejection:
+        return Rejection(RejectionKind.UNSUPPORTED, layer, weights, call.op_name, reason, WAY_OUT)
+
+    if (problem := _obstacle(call)) is not None:
+        return refuse(problem)
+    try:
+        gradient = weight_gradient(joint, call)
+    except AmbiguousGradientError as error:
+        return refuse(f"its weight gradient is not unique in the graph: {error}")
+    if gradient is None:
+        return None
+    rows, features, groups, shared = _sizes(call)
+    form = Form.PRIMAL if shared else _choose_form(rows, features)
+    return Match(call, gradient, layer, weights, rows, features, groups, form, shared)
+
+
+WAY_OUT = (
+    'Name other layers with layers=[...], or let this one train with its plain gradient with on_unsupported="warn" or '
+    '"ignore".'
+)
+
+
+def _obstacle(call: Call) -> str | None:
+    """Why a call cannot be rewritten whatever its backward pass looks like."""
+    if call.transposed:
+        return "a transposed convolution has no rows that its weight multiplies"
+    value = call.input.meta["val"]
+    if not value.is_floating_point():
+        return f"its input has dtype {value.dtype}; the covariance is defined for real floating-point inputs"
+    if value.device.type == "mps":
+        return "the covariance needs float64, which the mps device does not have"
+    return None
+
+
+def _sizes(call: Call) -> tuple[Size, int, int, bool]:
+    """Rows, features and groups of a call, and whether a batch shares one weight."""
+    if call.kind is Kind.CONVOLUTION:
+        output, weight = call.output.meta["val"].shape, call.weight.meta["val"].shape
+        rows = output[0]
+        for size in output[2:]:
+            rows = rows * size
+        return rows, weight[1:].numel(), call.geometry.groups, False
+    shape = call.input.meta["val"].shape
+    if len(shape) == 1:
+        return 1, shape[0], 1, False
+    rows, features = (shape[-2], shape[-1]) if call.side is Side.RIGHT else (shape[-1], shape[-2])
+    if len(shape) == 2:
+        return rows, features, 1, False
+    weight = call.weight.meta["val"]
+    if shape[0] != 1 and weight.stride(0) == 0:
+        return shape[0] * rows, features, 1, True
+    return rows, features, shape[0], False
+
+
+def _choose_form(rows: Size, features: int) -> Form:
+    """Dual when the rows are known to be fewer than the features.
+
+    With dynamic rows the primal form is taken, since its cost does not depend on them - unless its system would not fit
+    into memory; then the rows of the example decide, and a guard compiles anew should they ever outgrow the features.
+    """
+    if statically_known_true(rows < features):
+        return Form.DUAL
+    if isinstance(rows, torch.SymInt) and features > LARGEST_DYNAMIC_PRIMAL and bool(rows < features):
+        return Form.DUAL
+    return Form.PRIMAL
+
+
+def _no_first_layer(joint: JointGraph, meeting: Meeting) -> Rejection:
+    operator = operator_of(meeting.node)
+    op = getattr(operator, "_opname", str(meeting.node.target))
+    if is_layer_operator(operator):
+        why = "the gradient of that weight is not computed here"
+    elif "embedding" in op:
+        why = "a look-up in a table multiplies no rows with a weight"
+    elif "norm" in op:
+        why = "a trainable normalisation scales single features; what comes after it is fed by trainable values"
+    else:
+        why = "it is no convolution or matrix product; what comes after it is fed by trainable values"
+    return Rejection(
+        RejectionKind.NO_FIRST_LAYER,
+        joint.layer_of(meeting.node),
+        meeting.parameters,
+        op,
+        f"there is no first layer: data first meets a parameter in {op}, and {why}",
+        'To rewrite a later layer all the same, name it: layers=["..."].',
+    )
+
+
+def _named_but_not_called(
+    joint: JointGraph, layers: tuple[str, ...], matches: tuple[Match, ...], rejections: list[Rejection]
+) -> list[Rejection]:
+    """Names of parameters of this graph for which there is neither a match nor a rejection."""
+    results = [*matches, *rejections]
+    missing = []
+    for name in layers:
+        if any(is_named(name, result.layer, result.weights) for result in results):
+            continue
+        known = [item for item in joint.inputs if is_named(name, item.name.rpartition(".")[0], (item.name,))]
+        if not known:
+            continue  # in another graph of the model, or an error of the backend's, which knows the whole model
+        weights = tuple(item.name for item in known)
+        if all(item.role is Role.STATIC for item in known):
+            reason = "none of its parameters requires grad"
+        else:
+            reason = (
+                "none of its parameters is the weight of a convolution or matrix product whose gradient is computed"
+            )
+        missing.append(Rejection(RejectionKind.UNSUPPORTED, name, weights, "", reason, "Take it out of layers=[...]."))
+    return missing

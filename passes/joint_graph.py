@@ -1,0 +1,154 @@
+"""A typed view of a joint graph: what its inputs are, and which nodes are forward or backward."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+import re
+from collections.abc import Sequence
+
+import torch
+from torch.fx import Graph, Node
+
+from tract_fx.compat import (
+    AOTInput,
+    BufferAOTInput,
+    GradAOTOutput,
+    PlainAOTInput,
+    SubclassGetAttrAOTInput,
+    ViewBaseAOTInput,
+)
+
+__all__ = ["GraphInput", "JointGraph", "Role", "is_tensor_node", "operator_of", "readable_name"]
+
+
+class Role(enum.Enum):
+    """What an input of a compiled graph is to the user. AOTAutograd does not know: the backend says."""
+
+    PARAMETER = "parameter"
+    """An ``nn.Parameter`` that requires grad."""
+    STATIC = "static"
+    """A frozen parameter, a buffer, or another tensor that a module holds."""
+    ACTIVATION = "activation"
+    """Not a leaf and requires grad: it came through a graph break, from something trainable."""
+    DATA = "data"
+    """Every other tensor, leaves that require grad included (adversarial training, raw audio)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class GraphInput:
+    """One input of the graph that Dynamo captured: its name as the user knows it, and its role."""
+
+    name: str
+    role: Role
+
+
+class JointGraph:
+    """A joint graph together with what is known about its inputs.
+
+    Args:
+        graph: the joint graph; it is not changed.
+        inputs: one entry for each input of the graph that Dynamo captured, in its order.
+        lam_name: name of the input that holds ``lam``, or None when ``lam`` is a constant.
+        prefix: qualified name, in the user's model, of the module whose ``forward`` was captured; empty for the model
+            itself. After a graph break inside a sub-module, Dynamo captures that one on its own.
+    """
+
+    def __init__(
+        self, graph: Graph, inputs: Sequence[GraphInput], lam_name: str | None = None, prefix: str = ""
+    ) -> None:
+        self.graph = graph
+        self.inputs = tuple(inputs)
+        self.lam_name = lam_name
+        self.prefix = prefix
+
+    @functools.cached_property
+    def input_of(self) -> dict[Node, GraphInput]:
+        """The placeholders that are inputs of the user's code; tangents, sizes, seeds and tokens are not."""
+        pairs = ((node, self._resolve(node.meta.get("desc"))) for node in self.graph.find_nodes(op="placeholder"))
+        return {node: graph_input for node, graph_input in pairs if graph_input is not None}
+
+    @functools.cached_property
+    def lam_node(self) -> Node | None:
+        """The placeholder that holds ``lam``."""
+        for node in self.graph.find_nodes(op="placeholder"):
+            desc = node.meta.get("desc")
+            if isinstance(desc, BufferAOTInput) and desc.target == self.lam_name:
+                return node
+        return None
+
+    @functools.cached_property
+    def has_gradients(self) -> bool:
+        """Whether the graph computes gradients: False for inference and under ``no_grad``."""
+        descriptors = self.graph.output_node().meta.get("desc") or ()
+        return any(isinstance(desc, GradAOTOutput) for desc in descriptors) or any(map(is_backward, self.graph.nodes))
+
+    @functools.cached_property
+    def forward_nodes(self) -> tuple[Node, ...]:
+        """Nodes that compute something in the forward direction, in order."""
+        return tuple(node for node in self.graph.nodes if node.op == "call_function" and not is_backward(node))
+
+    @functools.cached_property
+    def backward_by_sequence(self) -> dict[int, tuple[Node, ...]]:
+        """Backward nodes by the sequence number of the forward operation that they differentiate."""
+        found: dict[int, list[Node]] = {}
+        for node in self.graph.nodes:
+            if node.op == "call_function" and is_backward(node) and (number := node.meta.get("seq_nr")) is not None:
+                found.setdefault(number, []).append(node)
+        return {number: tuple(nodes) for number, nodes in found.items()}
+
+    def layer_of(self, node: Node) -> str:
+        """Qualified name of the innermost module that called a forward node; empty for a plain function."""
+        stack = node.meta.get("nn_module_stack") or {}
+        if not stack:
+            return self.prefix
+        path = list(stack.values())[-1][0]
+        name = readable_name(path) if "." in path else ""
+        return ".".join(filter(None, (self.prefix, name)))
+
+    def _resolve(self, desc: AOTInput | None) -> GraphInput | None:
+        match desc:
+            case PlainAOTInput(idx=index):
+                return self.inputs[index] if index < len(self.inputs) else None
+            case ViewBaseAOTInput(base_of=base) | SubclassGetAttrAOTInput(base=base):
+                return self._resolve(base)
+            case _:
+                return None
+
+
+def is_backward(node: Node) -> bool:
+    """Whether AOTAutograd traced the node while it ran the backward pass."""
+    return node.meta.get("partitioner_tag") in ("is_backward", "must_be_in_backward")
+
+
+def is_tensor_node(node: Node) -> bool:
+    """Whether the value of a node is a tensor or holds tensors; sizes carry no dependence."""
+    value = node.meta.get("val")
+    values = value if isinstance(value, (tuple, list)) else (value,)
+    return any(isinstance(item, torch.Tensor) for item in values)
+
+
+def operator_of(node: Node) -> object:
+    """The operator that the user's code called, before decompositions."""
+    return node.meta.get("original_aten") or node.target
+
+
+_SOURCE = re.compile(r"^[LG]\[(['\"])(?P<variable>\w+)\1\](?P<rest>.*)$")
+_REGISTERED = re.compile(r"\._(?:modules|parameters|buffers)\[['\"]([^'\"]*)['\"]\]")
+_WRAPPER = re.compile(r"(^|\.)(_orig_mod|_fsdp_wrapped_module)(?=\.|$)")
+
+
+def readable_name(source: str) -> str:
+    """A Dynamo source as users write it.
+
+    ``L['self']._modules['blk']._parameters['weight']`` becomes ``blk.weight``, ``L['x']`` becomes ``x``. What the frame
+    calls the model is left out, so that the name is the one in its ``state_dict``.
+    """
+    found = _SOURCE.match(source)
+    if found is None:
+        return source
+    path = _REGISTERED.sub(r".\1", found["rest"])
+    if not path.startswith("."):
+        return found["variable"] + path
+    return _WRAPPER.sub("", path[1:]).strip(".")

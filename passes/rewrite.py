@@ -1,0 +1,211 @@
+"""The only file that changes a graph: it puts the TrAct gradient in the place of the plain weight gradient.
+
+Before, a convolution under autocast::
+
+    convolution_backward = aten.convolution_backward(dz, x, weight, ...)
+    getitem_1: bf16[64, 3, 7, 7] = convolution_backward[1]
+    convert:   f32[64, 3, 7, 7] = prims.convert_element_type(getitem_1, float32)      -> gradient of the parameter
+
+After::
+
+    convolution_backward = aten.convolution_backward(dz, x, weight, ...)
+    getitem_1: bf16[64, 3, 7, 7] = convolution_backward[1]
+    patch_gram: f64[1, 147, 147] = tract_fx.patch_gram(x, [7, 7], [2, 2], [3, 3], [1, 1], 1)
+    ... / rows + lam I -> linalg_cholesky_ex -> cholesky_solve(getitem_1 as f64[1, 147, 64]) -> where(info == 0) ...
+    convert_1: f32[64, 3, 7, 7] = prims.convert_element_type(...)                     -> gradient of the parameter
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+from torch.fx.experimental.proxy_tensor import make_fx
+from tract_fx.passes.calls import Kind, Side
+from tract_fx.passes.first_layer import REWRITTEN, Form, Match
+
+from tract_fx.compat import detect_fake_mode, preserving_no_metadata
+from tract_fx.ops.patches import LINEAR
+from tract_fx.ops.solve import dual_gradient, primal_gradient
+
+__all__ = ["apply"]
+
+aten = torch.ops.aten
+
+# What a gradient passes through on its way to a wider dtype without its values being changed.
+_VIEWS = (
+    aten.permute.default,
+    aten.t.default,
+    aten.transpose.int,
+    aten.view.default,
+    aten._unsafe_view.default,
+    aten.reshape.default,
+    aten.squeeze.dim,
+    aten.unsqueeze.default,
+    aten.alias.default,
+)
+_CASTS = (torch.ops.prims.convert_element_type.default, aten._to_copy.default)
+# Copied from the replaced gradient to every new node, so that partitioning, profiles and stack traces stay right.
+_INHERITED = ("partitioner_tag", "seq_nr", "fwd_nn_module_stack", "stack_trace", "custom", "autograd_backward")
+INSERTED = "tract_fx_inserted"
+
+Decompositions = dict[Any, Callable[..., Any]]
+
+
+def apply(match: Match, lam: Node | float, decompositions: Decompositions | None = None) -> None:
+    """Rewrite one match in its graph.
+
+    Args:
+        match: a result of :func:`~tract_fx.passes.first_layer.find` on the graph as it is now.
+        lam: the node that holds ``lam``, or its value.
+        decompositions: those that the rest of the graph was traced with.
+    """
+    gradient = match.gradient.node
+    arguments = [match.call.input, gradient, match.gradient.output_gradient]
+    if isinstance(lam, Node):
+        arguments.append(lam)
+    traced = _trace(_formula(match, None if isinstance(lam, Node) else lam), arguments, decompositions)
+    result = _inline(traced, arguments, after=gradient)
+    _replace(gradient, result, set(gradient.users) - _inserted(gradient))
+    match.call.output.meta[REWRITTEN] = True
+
+
+def _formula(match: Match, constant: float | None) -> Callable[..., Tensor]:
+    """The new gradient as a function of the old one's surroundings, in float32 or float64 and the old one's shape."""
+
+    def formula(input: Tensor, gradient: Tensor, output_gradient: Tensor, lam: Tensor | None = None) -> Tensor:
+        layout = _convolution_layout if match.call.kind is Kind.CONVOLUTION else _product_layout
+        operands = layout(match, input, gradient, output_gradient)
+        new = operands.solve(match.form, constant if lam is None else lam)
+        return operands.restore(new).to(torch.promote_types(gradient.dtype, torch.float32))
+
+    return formula
+
+
+@dataclasses.dataclass(frozen=True)
+class _Operands:
+    """Arguments of the closed form in the layout of ``tract_fx.ops``, and the way back to the gradient's own."""
+
+    input: Tensor
+    geometry: Any
+    gradient: Tensor
+    output_gradient: Tensor
+    rows: Any
+    restore: Callable[[Tensor], Tensor]
+
+    def solve(self, form: Form, lam: Tensor | float) -> Tensor:
+        if form is Form.DUAL:
+            return dual_gradient(self.input, self.output_gradient, self.rows, lam, self.geometry)
+        return primal_gradient(self.input, self.gradient, self.rows, lam, self.geometry)
+
+
+def _convolution_layout(match: Match, input: Tensor, gradient: Tensor, output_gradient: Tensor) -> _Operands:
+    groups, shape = match.groups, gradient.shape
+    # (batch, groups * m, *output) -> (groups, batch * output, m)
+    by_group = output_gradient.flatten(2).unflatten(1, (groups, shape[0] // groups))
+    return _Operands(
+        input=input,
+        geometry=match.call.geometry,
+        gradient=gradient.reshape(groups, shape[0] // groups, match.features),
+        output_gradient=by_group.permute(1, 0, 3, 2).flatten(1, 2),
+        rows=output_gradient.shape[0] * output_gradient.shape[2:].numel(),
+        restore=lambda new: new.reshape(shape),
+    )
+
+
+def _product_layout(match: Match, input: Tensor, gradient: Tensor, output_gradient: Tensor) -> _Operands:
+    """Rows as ``(r, n)``, or grouped channels ``(r, groups * n)`` for a batched product."""
+    left = match.call.side is Side.LEFT
+    rows = _matrix(input, left, vector_is_row=True)
+    outputs = _matrix(output_gradient, left, vector_is_row=left)
+    weights = _matrix(gradient, not left, vector_is_row=True)
+    shape, dims = gradient.shape, gradient.dim()
+    if match.shared_batch:
+        rows = rows.flatten(0, 1)[None]
+    geometry = dataclasses.replace(LINEAR, groups=rows.shape[0])
+    return _Operands(
+        input=rows.transpose(0, 1).flatten(1),
+        geometry=geometry,
+        gradient=weights,
+        output_gradient=outputs,
+        rows=rows.shape[1],
+        restore=lambda new: (new if left or dims == 1 else new.transpose(1, 2)).reshape(shape),
+    )
+
+
+def _matrix(tensor: Tensor, transpose: bool, *, vector_is_row: bool) -> Tensor:
+    """A factor of a product as ``(batch, rows, columns)``, transposed where the product has it the other way round."""
+    if tensor.dim() == 1:
+        return (tensor[None] if vector_is_row else tensor[:, None])[None]
+    matrix = tensor if tensor.dim() == 3 else tensor[None]
+    return matrix.transpose(1, 2) if transpose else matrix
+
+
+def _trace(
+    formula: Callable[..., Tensor], arguments: list[Node], decompositions: Decompositions | None
+) -> torch.fx.GraphModule:
+    values = [argument.meta["val"] for argument in arguments]
+    mode = detect_fake_mode(values)
+    with mode, preserving_no_metadata():
+        return make_fx(formula, decomposition_table=decompositions or {}, tracing_mode="real")(*values)
+
+
+def _inline(traced: torch.fx.GraphModule, arguments: list[Node], after: Node) -> Node:
+    """Copy the nodes of ``traced`` behind ``after``; returns the node that holds the result."""
+    graph = after.graph
+    placeholders = traced.graph.find_nodes(op="placeholder")
+    copies: dict[Node, Node] = dict(zip(placeholders, arguments, strict=True))
+    inherited = {key: after.meta[key] for key in _INHERITED if key in after.meta}
+    point = after
+    traced.graph.eliminate_dead_code()
+    for node in traced.graph.nodes:
+        if node.op == "placeholder":
+            continue
+        if node.op == "output":
+            return copies[node.args[0]]
+        with graph.inserting_after(point):
+            point = graph.node_copy(node, copies.__getitem__)
+        point.meta = {**inherited, "val": node.meta["val"], INSERTED: True}
+        copies[node] = point
+    raise AssertionError("a traced graph has an output")
+
+
+def _inserted(gradient: Node) -> set[Node]:
+    return {user for user in gradient.users if INSERTED in user.meta}
+
+
+def _replace(old: Node, new: Node, users: set[Node]) -> None:
+    """Give ``new``, which may be wider, to the users of ``old``, without narrowing it on the way to a wider dtype.
+
+    A narrow gradient that is viewed and then cast to float32 (autocast) is followed up to its casts, and the views are
+    done again on the wide one; every other user gets the new gradient in the old dtype.
+    """
+    graph, dtype = old.graph, old.meta["val"].dtype
+    narrowed: Node | None = None
+    for user in [node for node in old.users if node in users]:
+        if new.meta["val"].dtype != dtype and user.target in _CASTS and user.meta["val"].is_floating_point():
+            user.replace_all_uses_with(_cast(new, user.meta["val"].dtype))
+            graph.erase_node(user)
+        elif new.meta["val"].dtype != dtype and user.target in _VIEWS and user.args[0] is old:
+            with graph.inserting_after(new):
+                view = graph.node_copy(user, lambda node: new if node is old else node)
+            view.meta = {**user.meta, "val": user.meta["val"].to(new.meta["val"].dtype), INSERTED: True}
+            _replace(user, view, set(user.users))
+            graph.erase_node(user)
+        else:
+            narrowed = narrowed or _cast(new, dtype)
+            user.replace_input_with(old, narrowed)
+
+
+def _cast(node: Node, dtype: torch.dtype) -> Node:
+    """``node`` in ``dtype``: itself when it has it already."""
+    if node.meta["val"].dtype == dtype:
+        return node
+    with node.graph.inserting_after(node):
+        cast = node.graph.call_function(torch.ops.prims.convert_element_type.default, (node, dtype))
+    cast.meta = {**node.meta, "val": node.meta["val"].to(dtype), INSERTED: True}
+    return cast

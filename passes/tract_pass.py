@@ -1,0 +1,71 @@
+"""The pass that Inductor runs on every joint graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch.fx import Graph
+from tract_fx.passes import rewrite
+from tract_fx.passes.first_layer import Findings, find
+from tract_fx.passes.joint_graph import GraphInput, JointGraph
+
+from tract_fx.compat import CustomGraphPass
+
+__all__ = ["TractPass"]
+
+
+class TractPass(CustomGraphPass):
+    """Finds the first layers of a joint graph and rewrites them.
+
+    Args:
+        inputs: the inputs of the graph that Dynamo captured.
+        layers: ``"first"``, or names of modules and parameters.
+        lam: the name of the graph input that holds ``lam``, or its value.
+        identity: what tells this pass from every other one, for the keys of Inductor's and AOTAutograd's caches.
+        on_findings: called with the findings before anything is changed; it may raise.
+        decompositions: makes the table that the joint graph was traced with.
+        before: passes of the user, run first.
+        prefix: qualified name of the captured module in the user's model.
+    """
+
+    def __init__(
+        self,
+        inputs: Sequence[GraphInput],
+        layers: str | tuple[str, ...],
+        lam: str | float,
+        identity: tuple[Any, ...],
+        on_findings: Callable[[Findings], None],
+        decompositions: Callable[[], rewrite.Decompositions] = dict,
+        before: Sequence[Callable[[Graph], None]] = (),
+        prefix: str = "",
+    ) -> None:
+        self.inputs = tuple(inputs)
+        self.layers = layers
+        self.lam = lam
+        self.identity = identity
+        self.on_findings = on_findings
+        self.decompositions = decompositions
+        self.before = tuple(before)
+        self.prefix = prefix
+
+    def __call__(self, graph: Graph) -> None:
+        """Run the user's passes, then find and rewrite; a graph without a match is left as it is."""
+        for user_pass in self.before:
+            user_pass(graph)
+        joint = JointGraph(graph, self.inputs, self.lam if isinstance(self.lam, str) else None, self.prefix)
+        findings = find(joint, self.layers)
+        self.on_findings(findings)
+        if not findings.matches:
+            return
+        lam = self.lam if joint.lam_node is None else joint.lam_node
+        for match in findings.matches:
+            rewrite.apply(match, lam, self.decompositions())
+        graph.lint()
+
+    def uuid(self) -> tuple[Any, ...] | None:
+        """Key of this pass in the caches, or None - no caching - when a pass of the user has none."""
+        others = tuple(
+            user_pass.uuid() if isinstance(user_pass, CustomGraphPass) else None for user_pass in self.before
+        )
+        return None if None in others else (*self.identity, *others)

@@ -1,0 +1,109 @@
+"""Where the gradient of a call's weight is computed, and from which gradient of its output."""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+
+import torch
+from torch.fx import Node
+from tract_fx.passes.calls import Call, Kind
+from tract_fx.passes.joint_graph import JointGraph
+
+__all__ = ["AmbiguousGradientError", "WeightGradient", "weight_gradient"]
+
+
+class AmbiguousGradientError(Exception):
+    """The backward pass of a call does not have the form that autograd gives it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightGradient:
+    """Nodes of the backward pass that belong to one call.
+
+    ``node`` holds the gradient of the weight operand, in that operand's shape and dtype; ``output_gradient`` the gradient
+    of the call's output.
+    """
+
+    node: Node
+    output_gradient: Node
+
+
+def weight_gradient(joint: JointGraph, call: Call) -> WeightGradient | None:
+    """The gradient of the weight operand of ``call``, or None when the graph does not compute it.
+
+    Raises:
+        AmbiguousGradientError: when there are backward nodes for the call but no single gradient among them.
+    """
+    if call.kind is Kind.CONVOLUTION:
+        return _of_convolution(call)
+    return _of_product(joint, call)
+
+
+def _of_convolution(call: Call) -> WeightGradient | None:
+    """Output 1 of the ``convolution_backward`` that has the same input and the same weight."""
+    backwards = [
+        user
+        for user in call.input.users
+        if user.target is torch.ops.aten.convolution_backward.default and user.args[1:3] == (call.input, call.weight)
+    ]
+    if len(backwards) > 1:  # the same weight on the same input twice; which is which only autograd's number tells
+        backwards = [node for node in backwards if node.meta.get("seq_nr") == call.sequence_number]
+    if not backwards:
+        return None
+    if len(backwards) > 1:
+        raise AmbiguousGradientError("several convolution_backward nodes have its input, weight and sequence number")
+    for user in backwards[0].users:
+        if user.target is operator.getitem and user.args[1] == 1 and user.users:
+            return WeightGradient(user, backwards[0].args[0])
+    return None
+
+
+def _of_product(joint: JointGraph, call: Call) -> WeightGradient | None:
+    """The one value that leaves the backward nodes of the product and was computed from its input.
+
+    Which nodes those are depends on layouts, casts and decompositions; that they carry the sequence number of the forward
+    product, and that of all values leaving them only the weight's gradient is made from the input, does not.
+    """
+    nodes = joint.backward_by_sequence.get(call.sequence_number, ())
+    from_input = _reached_from(call.input, nodes)
+    inside = set(nodes)
+    exits = [node for node in nodes if node in from_input and any(user not in inside for user in node.users)]
+    if not exits:
+        return None
+    if len(exits) > 1:
+        raise AmbiguousGradientError(f"{len(exits)} values that depend on its input leave its backward pass")
+    gradient = exits[0]
+    expected, found = call.weight.meta["val"].shape, gradient.meta["val"].shape
+    if tuple(expected) != tuple(found):
+        raise AmbiguousGradientError(f"its weight has shape {tuple(expected)}, the gradient found {tuple(found)}")
+    return WeightGradient(gradient, _output_gradient(call, gradient, inside))
+
+
+def _reached_from(start: Node, nodes: tuple[Node, ...]) -> set[Node]:
+    reached = {start}
+    for node in nodes:
+        if not reached.isdisjoint(node.all_input_nodes):
+            reached.add(node)
+    return reached
+
+
+def _output_gradient(call: Call, gradient: Node, inside: set[Node]) -> Node:
+    """The one tensor, other than the input, from which the backward nodes make ``gradient``."""
+    sources: dict[Node, None] = {}
+    pending, seen = [gradient], set()
+    while pending:
+        node = pending.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if node in inside:
+            pending.extend(node.all_input_nodes)
+        elif node is not call.input and isinstance(node.meta.get("val"), torch.Tensor):
+            sources[node] = None
+    found = list(sources)
+    expected = tuple(call.output.meta["val"].shape)
+    if len(found) != 1 or tuple(found[0].meta["val"].shape) != expected:
+        shapes = [tuple(node.meta["val"].shape) for node in found]
+        raise AmbiguousGradientError(f"its output has shape {expected}, the gradients that enter have {shapes}")
+    return found[0]

@@ -1,0 +1,71 @@
+"""What the gradients must be: an eager float64 run of the model, and the method's reference formula."""
+
+import copy
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from tract_fx import reference
+
+Loss = Callable[[Tensor], Tensor]
+
+
+def squared(output: Tensor) -> Tensor:
+    """A loss whose gradient differs from element to element."""
+    return output.pow(2).sum() + output.sum()
+
+
+def error(found: Tensor, expected: Tensor) -> float:
+    """Relative error in the Frobenius norm; absolute when nothing is expected."""
+    difference = (found.double() - expected.double()).norm()
+    scale = expected.double().norm()
+    return (difference / scale if scale > 0 else difference).item()
+
+
+def tract_gradients(
+    model: nn.Module, inputs: Sequence[Tensor], layers: Sequence[str], lam: float, loss: Loss = squared
+) -> dict[str, Tensor]:
+    """TrAct gradients of the named layers' weights, summed over the calls of each, in float64.
+
+    Everything is computed outside of the compiler: hooks on an eager float64 copy of the model record the rows and the
+    gradients of the pre-activations of every call.
+    """
+    twin = copy.deepcopy(model).double()
+    calls: list[tuple[str, Tensor, Tensor]] = []
+
+    def record(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def hook(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+            output.retain_grad()
+            calls.append((name, arguments[0].detach(), output))
+
+        return hook
+
+    for name in layers:
+        twin.get_submodule(name).register_forward_hook(record(name))
+    loss(twin(*(item.double() if item.is_floating_point() else item for item in inputs))).backward()
+    total: dict[str, Tensor] = {}
+    for name, rows, output in calls:
+        gradient = layer_gradient(twin.get_submodule(name), rows, output.grad, lam)
+        total[name] = total.get(name, 0) + gradient
+    return total
+
+
+def layer_gradient(module: nn.Module, input: Tensor, output_gradient: Tensor, lam: float) -> Tensor:
+    """Reference gradient of one call of a linear layer or a convolution."""
+    if isinstance(module, nn.Linear):
+        return reference.linear_gradient(input, output_gradient, lam)
+    padding = 0 if module.padding == "valid" else module.padding
+    if padding == "same" or module.padding_mode != "zeros":
+        mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+        input = nn.functional.pad(input, module._reversed_padding_repeated_twice, mode=mode)
+        padding = 0
+    return reference.conv_gradient(
+        input,
+        output_gradient,
+        module.weight,
+        lam,
+        groups=module.groups,
+        stride=module.stride,
+        padding=padding,
+        dilation=module.dilation,
+    )

@@ -1,0 +1,173 @@
+"""Every private name of PyTorch that the project uses, in one place.
+
+Each was read in the sources of torch 2.11.0 and 2.15.0. When a release moves one, this is the file to change.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch._dynamo.source import ConstantSource
+from torch._functorch._aot_autograd.descriptors import (
+    AOTInput,
+    BufferAOTInput,
+    GradAOTOutput,
+    PlainAOTInput,
+    SubclassGetAttrAOTInput,
+    ViewBaseAOTInput,
+)
+from torch._functorch.partitioners import min_cut_rematerialization_partition
+from torch._guards import TracingContext, detect_fake_mode
+from torch._inductor import config as inductor_config
+from torch._inductor.custom_graph_pass import CustomGraphPass
+from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+__all__ = [
+    "AOTInput",
+    "BufferAOTInput",
+    "CustomGraphPass",
+    "GradAOTOutput",
+    "PlainAOTInput",
+    "SubclassGetAttrAOTInput",
+    "TracingContext",
+    "ViewBaseAOTInput",
+    "aot_eager",
+    "cache_dir",
+    "compile_fx",
+    "compiled_frame_locals",
+    "current_joint_pass",
+    "detect_fake_mode",
+    "inductor_decompositions",
+    "inductor_patches",
+    "is_static_input",
+    "lift_as_input",
+    "list_modes",
+    "preserving_no_metadata",
+    "real_scalar",
+    "reset_cudagraphs",
+    "source_name",
+]
+
+
+def source_name(placeholder: torch.fx.Node) -> str | None:
+    """Python expression of a Dynamo placeholder, such as ``L['self']._modules['conv1']._parameters['weight']``."""
+    source = getattr(placeholder, "_dynamo_source", None)
+    if source is None:  # a sub-graph cut out by DDPOptimizer
+        return None
+    name = source.name
+    return name() if callable(name) else name
+
+
+def is_static_input(placeholder: torch.fx.Node) -> bool:
+    """Whether Dynamo marks the input as one that keeps its address: parameters, buffers, tensors held by a module."""
+    return (placeholder.meta.get("tensor_dict") or {}).get("_dynamo_static_input_type") is not None
+
+
+def lift_as_input(gm: torch.fx.GraphModule, name: str, tensor: torch.Tensor) -> bool:
+    """Make ``tensor`` a further input of a Dynamo graph; AOTAutograd describes it as ``BufferAOTInput(name)``.
+
+    A registered buffer of the graph module is lifted like any other, provided that its source is known.
+
+    Returns:
+        Whether it could be done; False where the graph module was not made by Dynamo itself.
+    """
+    sources = getattr(gm, "_param_name_to_source", None)
+    if sources is None:
+        return False
+    gm.register_buffer(name, tensor, persistent=False)
+    # DDPOptimizer shares one dictionary between the graphs it splits: copy, never change it in place.
+    gm._param_name_to_source = {**sources, name: ConstantSource(name)}
+    return True
+
+
+def compiled_frame_locals() -> dict[str, Any]:
+    """Local variables of the Python frame that Dynamo is compiling; empty outside of a compilation."""
+    from torch._dynamo.symbolic_convert import InstructionTranslator
+
+    try:
+        return dict(InstructionTranslator.current_tx().output.local_scope)
+    except AttributeError:
+        return {}
+
+
+def list_modes() -> list[str]:
+    """Names that ``torch.compile(mode=...)`` accepts."""
+    from torch._inductor import list_mode_options
+
+    return list(list_mode_options())
+
+
+def inductor_patches(mode: str | None, options: dict[str, Any] | None) -> dict[str, Any]:
+    """Inductor configuration that ``torch.compile(mode=..., options=...)`` stands for.
+
+    Raises:
+        RuntimeError: for an unknown mode or option, or an option of the wrong type.
+    """
+    return dict(torch._TorchCompileInductorWrapper(mode, options, None).config)
+
+
+def current_joint_pass() -> Any:
+    """What the user has set as ``torch._inductor.config.joint_custom_pre_pass``."""
+    return inductor_config.joint_custom_pre_pass
+
+
+def inductor_decompositions() -> dict[Any, Callable[..., Any]]:
+    """The decompositions that Inductor gives to AOTAutograd under the current configuration."""
+    from torch._inductor.decomposition import select_decomp_table
+
+    return select_decomp_table()
+
+
+def compile_fx(gm: torch.fx.GraphModule, example_inputs: Sequence[Any], patches: dict[str, Any]) -> Callable[..., Any]:
+    """Compile a Dynamo graph with Inductor under ``patches`` of its configuration."""
+    from torch._inductor.compile_fx import compile_fx as inductor_compile_fx
+
+    return inductor_compile_fx(gm, example_inputs, config_patches=patches)
+
+
+def aot_eager(
+    gm: torch.fx.GraphModule,
+    example_inputs: Sequence[Any],
+    joint_pass: Callable[[torch.fx.Graph], None],
+) -> Callable[..., Any]:
+    """``backend="aot_eager"`` with ``joint_pass`` run on the joint graph before it is partitioned."""
+    from torch._dynamo.backends.common import aot_autograd
+    from torch._dynamo.backends.debugging import boxed_nop
+
+    def partition(joint_module: torch.fx.GraphModule, joint_inputs: Any, **kwargs: Any) -> Any:
+        joint_pass(joint_module.graph)
+        joint_module.recompile()
+        return min_cut_rematerialization_partition(joint_module, joint_inputs, **kwargs)
+
+    return aot_autograd(
+        fw_compiler=boxed_nop,
+        bw_compiler=boxed_nop,
+        partition_fn=partition,
+        keep_inference_input_mutations=True,
+    )(gm, example_inputs)
+
+
+def real_scalar(value: float, device: torch.device) -> torch.Tensor:
+    """A float64 tensor with one element that holds memory, also while fake tensors are being traced."""
+    from torch.utils._python_dispatch import _disable_current_modes
+
+    with _disable_current_modes():
+        return torch.full((), value, dtype=torch.float64, device=device)
+
+
+def reset_cudagraphs() -> None:
+    """Forget recorded CUDA graphs, as Inductor's own backend does when Dynamo is reset."""
+    if torch.cuda.is_available():
+        from torch._inductor.cudagraph_trees import reset_cudagraph_trees
+
+        reset_cudagraph_trees()
+
+
+@contextlib.contextmanager
+def preserving_no_metadata() -> Iterator[None]:
+    """Nodes traced inside do not take over stack traces or sequence numbers of a trace that is under way."""
+    with torch.fx.traceback.preserve_node_meta(enable=False):
+        yield

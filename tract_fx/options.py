@@ -1,0 +1,176 @@
+"""The options of the backend: one frozen dataclass, checked once."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import numbers
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, get_args
+
+from tract_fx import compat
+from tract_fx.errors import OptionError
+
+__all__ = ["DEFAULT_LAM", "LAM_VARIABLE", "TractOptions", "check_lam", "default_lam"]
+
+DEFAULT_LAM = 0.1
+LAM_VARIABLE = "TRACT_FX_LAM"
+
+OnUnsupported = Literal["error", "warn", "ignore"]
+Inner = Literal["inductor", "aot_eager"]
+
+
+@dataclasses.dataclass(frozen=True)
+class TractOptions:
+    """How the backend compiles a model.
+
+    Args:
+        lam: the regularisation ``lam`` of ``G (X^T X / r + lam I)^-1``, finite and positive; it has the unit of the
+            squared inputs of the layer. The paper uses 0.1, 0.2 for long and 0.05 for short training (section 4).
+        layers: ``"first"`` for every layer that is fed by data alone, or names of modules or parameters.
+        on_unsupported: what happens when a layer should be rewritten and cannot be.
+        inner: ``"inductor"``, or ``"aot_eager"`` to run the joint graph without generating code.
+        mode: as in ``torch.compile``; handed to Inductor.
+        options: as in ``torch.compile``; handed to Inductor.
+
+    Raises:
+        OptionError: naming the argument, its value and what is allowed.
+    """
+
+    lam: float = DEFAULT_LAM
+    layers: Literal["first"] | tuple[str, ...] = "first"
+    on_unsupported: OnUnsupported = "error"
+    inner: Inner = "inductor"
+    mode: str | None = None
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lam", check_lam(self.lam))
+        object.__setattr__(self, "layers", _check_layers(self.layers))
+        object.__setattr__(self, "options", _check_mapping(self.options))
+        _check_choice("on_unsupported", self.on_unsupported, get_args(OnUnsupported))
+        _check_choice("inner", self.inner, get_args(Inner))
+        if self.mode is not None:
+            _check_choice("mode", self.mode, compat.list_modes())
+        if self.inner == "aot_eager" and (self.options or self.mode not in (None, "default")):
+            raise OptionError(
+                f"mode={self.mode!r} and options={dict(self.options)!r} are Inductor's: leave them out with "
+                'inner="aot_eager", which generates no code, or use inner="inductor".'
+            )
+        self.inductor_patches()
+
+    @classmethod
+    def field_names(cls) -> tuple[str, ...]:
+        """Names of the options."""
+        return tuple(field.name for field in dataclasses.fields(cls))
+
+    @classmethod
+    def from_compile_arguments(cls, mode: str | None, options: Mapping[str, Any] | None) -> TractOptions:
+        """Options of ``torch.compile(model, backend="tract", mode=mode, options=options)``.
+
+        ``options`` may hold the fields of this class (a string of comma-separated names is allowed for ``layers``);
+        what is left goes to Inductor. ``lam`` comes from the environment variable ``TRACT_FX_LAM`` when not given.
+        """
+        given = dict(_check_mapping(options or {}))
+        own = {name: given.pop(name) for name in ("lam", "layers", "on_unsupported", "inner") if name in given}
+        own.setdefault("lam", default_lam())
+        if isinstance(own.get("layers"), str) and own["layers"] != "first":
+            own["layers"] = tuple(name.strip() for name in own["layers"].split(","))
+        return cls(**own, mode=mode, options=given)
+
+    def with_compile_arguments(self, mode: str | None, options: Mapping[str, Any] | None) -> TractOptions:
+        """These options, with ``mode`` and ``options`` given to ``torch.compile`` beside the backend object."""
+        options = _check_mapping(options or {})
+        if own := sorted(set(options) & set(self.field_names())):
+            raise OptionError(
+                f"torch.compile(options=...) has {', '.join(own)}: give it to tract_backend(...) instead, "
+                "because the backend object was made with it already."
+            )
+        if mode is not None and self.mode is not None and mode != self.mode:
+            raise OptionError(
+                f"mode={mode!r} in torch.compile and mode={self.mode!r} in tract_backend contradict each other: "
+                "give one of them."
+            )
+        return dataclasses.replace(self, mode=mode or self.mode, options={**self.options, **options})
+
+    def inductor_patches(self) -> dict[str, Any]:
+        """Entries of Inductor's configuration that ``mode`` and ``options`` stand for."""
+        for key, value in self.options.items():
+            try:
+                compat.inductor_patches(None, {key: value})
+            except RuntimeError as error:
+                raise OptionError(_option_message(key, value, error)) from None
+        return compat.inductor_patches(self.mode, dict(self.options))
+
+
+def default_lam() -> float:
+    """``lam`` when none is given: the environment variable ``TRACT_FX_LAM``, or 0.1.
+
+    Raises:
+        OptionError: when the variable holds anything but a positive number.
+    """
+    text = os.environ.get(LAM_VARIABLE)
+    if text is None or not text.strip():
+        return DEFAULT_LAM
+    try:
+        return check_lam(float(text))
+    except ValueError:
+        raise OptionError(f"The environment variable {LAM_VARIABLE}={text!r} is not a positive number.") from None
+
+
+def check_lam(lam: object) -> float:
+    """``lam`` as a float.
+
+    Raises:
+        OptionError: unless it is a finite positive real number.
+    """
+    if isinstance(lam, bool) or not isinstance(lam, numbers.Real):
+        raise OptionError(f"lam={lam!r} is a {type(lam).__name__}: it must be a positive number, such as 0.1.")
+    value = float(lam)
+    if not (math.isfinite(value) and value > 0):
+        raise OptionError(f"lam={lam!r} is not allowed: it must be finite and greater than zero, such as 0.1.")
+    return value
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """``", did you mean 'a' or 'b'?"``, or an empty string when nothing in ``known`` is close."""
+    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+
+
+def _check_layers(layers: object) -> str | tuple[str, ...]:
+    if layers == "first":
+        return "first"
+    if isinstance(layers, str) or not isinstance(layers, Iterable):
+        raise OptionError(
+            f'layers={layers!r} is not allowed: use "first", or a list of names such as ["conv1"] or '
+            '["patch_embed.proj.weight"].'
+        )
+    names = tuple(layers)
+    if not names or not all(isinstance(name, str) and name for name in names):
+        raise OptionError(f"layers={layers!r} is not allowed: it must hold at least one name, and only strings.")
+    return names
+
+
+def _check_mapping(options: object) -> Mapping[str, Any]:
+    if options is None:
+        return {}
+    if not isinstance(options, Mapping) or not all(isinstance(key, str) for key in options):
+        raise OptionError(f"options={options!r} is not allowed: it must be a dictionary with strings as keys.")
+    return dict(options)
+
+
+def _check_choice(argument: str, value: object, allowed: Iterable[str]) -> None:
+    allowed = tuple(allowed)
+    if value not in allowed:
+        hint = closest(value, allowed) if isinstance(value, str) else ""
+        raise OptionError(f"{argument}={value!r} is not allowed: it must be one of {', '.join(allowed)}{hint}")
+
+
+def _option_message(key: str, value: object, error: RuntimeError) -> str:
+    if "Unexpected optimization option" not in str(error):
+        return f"options[{key!r}]={value!r} is not allowed: {error}"
+    known = [*TractOptions.field_names(), *compat.inductor_config.get_config_copy()]
+    return f"options has {key!r}, which is an option of neither tract-fx nor Inductor{closest(key, known)}"

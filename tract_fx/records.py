@@ -1,0 +1,132 @@
+"""What the backend tells about a compiled graph, and how a second process knows it without running the pass.
+
+On a hit in AOTAutograd's cache no pass runs. So the findings of a compile are stored beside the cache, under a key made of
+everything that the pass sees before the joint graph exists. A record holds a random token that is part of the pass's own
+cache key: a cached graph can be found only through the record that was written with it, and a missing record means a
+compile, never a graph about which nothing is known.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import secrets
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tract_fx.compat import cache_dir
+
+__all__ = ["GraphRecord", "LayerMatch", "LayerRejection", "RecordStore"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerMatch:
+    """One layer whose weight gradient has been rewritten.
+
+    Attributes:
+        weight: qualified name of the parameter; several, joined by commas, when the weight is computed from them.
+        layer: qualified name of the module that holds it; empty for the root module and for plain functions.
+        op: operator in the graph, such as ``convolution`` or ``addmm``.
+        rows: ``r``; an expression in symbolic sizes, as a string, when the graph is dynamic.
+        features: ``n``, for one group.
+        groups: number of systems that are solved.
+        form: ``"primal"`` (``n x n`` systems) or ``"dual"`` (``r x r``).
+    """
+
+    weight: str
+    layer: str
+    op: str
+    rows: int | str
+    features: int
+    groups: int
+    form: str
+
+    def __str__(self) -> str:
+        system = self.features if self.form == "primal" else self.rows
+        return (
+            f"{self.weight or self.layer}: {self.op} rewritten, {self.form}, {self.groups} x ({system} x {system}), "
+            f"{self.rows} rows, {self.features} features"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerRejection:
+    """One layer, or operation, that has not been rewritten, and why.
+
+    Attributes:
+        weight: as in :class:`LayerMatch`.
+        layer: as in :class:`LayerMatch`.
+        op: operator in the graph; empty when the parameter is not used by any.
+        kind: ``"unsupported"``, ``"no first layer"`` or ``"constant input"``.
+        reason: why, in words.
+        advice: what to do about it, if anything.
+    """
+
+    weight: str
+    layer: str
+    op: str
+    kind: str
+    reason: str
+    advice: str
+
+    def __str__(self) -> str:
+        name = self.layer or self.weight or self.op
+        return f"{name}{f' ({self.op})' if self.op and self.op != name else ''}: {self.reason}. {self.advice}".rstrip()
+
+
+@dataclasses.dataclass(frozen=True)
+class GraphRecord:
+    """The findings of one compiled graph."""
+
+    matches: tuple[LayerMatch, ...] = ()
+    rejections: tuple[LayerRejection, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain lists and dictionaries."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> GraphRecord:
+        """Inverse of :meth:`to_json`."""
+        return cls(
+            tuple(LayerMatch(**match) for match in data["matches"]),
+            tuple(LayerRejection(**rejection) for rejection in data["rejections"]),
+        )
+
+
+class RecordStore:
+    """The record of one compile in Inductor's cache folder.
+
+    Args:
+        key: everything that the findings depend on; hashed by its ``repr``.
+    """
+
+    def __init__(self, key: tuple[Any, ...]) -> None:
+        digest = hashlib.sha256(repr(key).encode()).hexdigest()
+        self.path = Path(cache_dir()) / "tract_fx" / digest[:2] / f"{digest}.json"
+        self.token, self.record = self._load()
+
+    def save(self, record: GraphRecord) -> None:
+        """Write the record; a cache that cannot be written costs a compile in the next process, never a wrong answer."""
+        content = json.dumps({"token": self.token, "record": record.to_json()})
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor, temporary = tempfile.mkstemp(dir=self.path.parent, suffix=".tmp")
+            with os.fdopen(descriptor, "w") as file:
+                file.write(content)
+            Path(temporary).replace(self.path)
+        except OSError as error:
+            log.warning("The findings of a compile could not be stored, the next process will compile again: %s", error)
+
+    def _load(self) -> tuple[str, GraphRecord | None]:
+        try:
+            data = json.loads(self.path.read_text())
+            return data["token"], GraphRecord.from_json(data["record"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return secrets.token_hex(16), None

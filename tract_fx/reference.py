@@ -1,0 +1,86 @@
+"""The method in a few lines of eager float64 PyTorch, straight from the equations: the oracle of the tests.
+
+Nothing here is shared with the operators or the passes. Rows are taken from an image by convolving it with one-hot kernels,
+systems are solved by ``torch.linalg.solve``.
+
+Layout: ``X`` is ``(r, n)``, ``dZ`` is ``(r, m)``, the result has the shape of the weight, ``(m, n)`` or ``(m, n, *kernel)``.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["conv_gradient", "conv_rows", "dual", "linear_gradient", "primal"]
+
+_CONVOLUTION = {1: torch.nn.functional.conv1d, 2: torch.nn.functional.conv2d, 3: torch.nn.functional.conv3d}
+
+
+def primal(X: Tensor, dZ: Tensor, lam: float) -> Tensor:
+    """``dZ^T X (X^T X / r + lam I)^-1``, the minimiser of the paper's equation 6 up to sign and step size."""
+    X, dZ = X.double(), dZ.double()
+    covariance = X.T @ X / X.shape[0]
+    return torch.linalg.solve(covariance + lam * torch.eye(X.shape[1], dtype=X.dtype), dZ.T @ X, left=False)
+
+
+def dual(X: Tensor, dZ: Tensor, lam: float) -> Tensor:
+    """``((X X^T / r + lam I)^-1 dZ)^T X``: equal to :func:`primal`, with a system of the size of the rows."""
+    X, dZ = X.double(), dZ.double()
+    kernel = X @ X.T / X.shape[0]
+    return torch.linalg.solve(kernel + lam * torch.eye(X.shape[0], dtype=X.dtype), dZ).T @ X
+
+
+def linear_gradient(input: Tensor, output_gradient: Tensor, lam: float) -> Tensor:
+    """Gradient ``(m, n)`` of a linear layer's weight.
+
+    Args:
+        input: ``(*, n)``.
+        output_gradient: ``(*, m)``, the gradient with respect to the layer's output.
+        lam: the regularisation.
+    """
+    form = dual if input[..., 0].numel() < input.shape[-1] else primal
+    return form(input.reshape(-1, input.shape[-1]), output_gradient.reshape(-1, output_gradient.shape[-1]), lam)
+
+
+def conv_rows(input: Tensor, kernel_size: tuple[int, ...], groups: int, **geometry: Any) -> Tensor:
+    """Rows ``(groups, r, n)`` that a convolution multiplies, in float64.
+
+    Args:
+        input: ``(batch, channels, *spatial)``.
+        kernel_size: one entry for each spatial dimension.
+        groups: number of groups of channels.
+        **geometry: ``stride``, ``padding`` and ``dilation`` as in ``torch.nn.functional.conv2d``.
+    """
+    channels = input.shape[1] // groups
+    features = channels * math.prod(kernel_size)
+    one_hot = torch.eye(features, dtype=torch.float64).reshape(features, channels, *kernel_size)
+    convolution = _CONVOLUTION[len(kernel_size)]
+    return torch.stack(
+        [
+            convolution(part.double(), one_hot, **geometry).flatten(2).transpose(1, 2).reshape(-1, features)
+            for part in input.chunk(groups, dim=1)
+        ]
+    )
+
+
+def conv_gradient(
+    input: Tensor, output_gradient: Tensor, weight: Tensor, lam: float, *, groups: int = 1, **geometry: Any
+) -> Tensor:
+    """Gradient of a convolution's weight, one system for each group.
+
+    Args:
+        input: ``(batch, channels, *spatial)``.
+        output_gradient: ``(batch, m, *output)``.
+        weight: only its shape is used.
+        lam: the regularisation.
+        groups: number of groups of channels.
+        **geometry: ``stride``, ``padding`` and ``dilation`` as in ``torch.nn.functional.conv2d``.
+    """
+    rows = conv_rows(input, tuple(weight.shape[2:]), groups, **geometry)
+    form = dual if rows.shape[1] < rows.shape[2] else primal
+    parts = output_gradient.chunk(groups, dim=1)
+    gradients = [form(X, part.flatten(2).transpose(1, 2).flatten(0, 1), lam) for X, part in zip(rows, parts, strict=True)]
+    return torch.cat(gradients).reshape(weight.shape)
