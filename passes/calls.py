@@ -13,23 +13,15 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch.fx import Node
-from tract_fx.passes.joint_graph import JointGraph, operator_of
+from tract_fx.passes.joint_graph import JointGraph, operator_of, target_of
 
 from tract_fx.ops.patches import LINEAR, PatchGeometry
 
 __all__ = ["Call", "Kind", "Side", "calls", "is_layer_operator"]
 
-aten = torch.ops.aten
-CONVOLUTIONS = (aten.convolution.default,)
-# Position of the two factors among the arguments.
-PRODUCTS = {
-    aten.mm.default: 0,
-    aten.addmm.default: 1,
-    aten.bmm.default: 0,
-    aten.baddbmm.default: 1,
-    aten.mv.default: 0,
-    aten.addmv.default: 1,
-}
+CONVOLUTION = "convolution"
+# Matrix products, with the position of their first factor among the arguments.
+PRODUCTS = {"mm": 0, "addmm": 1, "bmm": 0, "baddbmm": 1, "mv": 0, "addmv": 1}
 
 
 class Kind(enum.Enum):
@@ -55,7 +47,7 @@ class Call:
     """
 
     kind: Kind
-    operator: object
+    operator: str
     input: Node
     weight: Node
     output: Node
@@ -65,19 +57,14 @@ class Call:
     transposed: bool = False
 
     @property
-    def op_name(self) -> str:
-        """Short name of the operator: ``convolution``, ``addmm``."""
-        return getattr(self.operator, "_opname", str(self.operator))
-
-    @property
     def sequence_number(self) -> int | None:
         """Number that autograd gave to the operation; the nodes that differentiate it carry the same."""
         return self.output.meta.get("seq_nr")
 
 
-def is_layer_operator(operator: object) -> bool:
+def is_layer_operator(operator: str) -> bool:
     """Whether an operator is a convolution or a matrix product."""
-    return operator in CONVOLUTIONS or operator in PRODUCTS
+    return operator == CONVOLUTION or operator in PRODUCTS
 
 
 def calls(joint: JointGraph, is_weight: Callable[[Node], bool]) -> Iterator[Call]:
@@ -87,15 +74,15 @@ def calls(joint: JointGraph, is_weight: Callable[[Node], bool]) -> Iterator[Call
         joint: the joint graph.
         is_weight: tells whether a node is made of parameters alone.
     """
-    decomposed: dict[tuple[object, object], list[Node]] = {}
+    decomposed: dict[tuple[str, int | None], list[Node]] = {}
     for node in joint.forward_nodes:
-        operator = operator_of(node)
-        if node.target in CONVOLUTIONS:
+        target, operator = target_of(node), operator_of(node)
+        if target == CONVOLUTION:
             if is_weight(node.args[1]):
                 yield _convolution(node)
-        elif node.target in PRODUCTS:
-            first = PRODUCTS[node.target]
-            yield from _product(node.target, node.args[first], node.args[first + 1], (node,), is_weight)
+        elif target in PRODUCTS:
+            first = PRODUCTS[target]
+            yield from _product(target, node.args[first], node.args[first + 1], (node,), is_weight)
         elif operator in PRODUCTS:
             decomposed.setdefault((operator, node.meta.get("seq_nr")), []).append(node)
     for (operator, _), nodes in decomposed.items():
@@ -111,11 +98,11 @@ def _convolution(node: Node) -> Call:
         dilation=tuple(dilation),
         groups=groups,
     )
-    return Call(Kind.CONVOLUTION, node.target, input, weight, node, (node,), geometry=geometry, transposed=transposed)
+    return Call(Kind.CONVOLUTION, CONVOLUTION, input, weight, node, (node,), geometry=geometry, transposed=transposed)
 
 
 def _product(
-    operator: object, left: Node, right: Node, nodes: tuple[Node, ...], is_weight: Callable[[Node], bool]
+    operator: str, left: Node, right: Node, nodes: tuple[Node, ...], is_weight: Callable[[Node], bool]
 ) -> Iterator[Call]:
     # A product of two weights (LoRA) is algebra on weights, not a layer.
     if is_weight(right) and not is_weight(left):
@@ -124,7 +111,7 @@ def _product(
         yield Call(Kind.PRODUCT, operator, right, left, nodes[-1], nodes, Side.LEFT)
 
 
-def _decomposed_product(operator: object, nodes: tuple[Node, ...], is_weight: Callable[[Node], bool]) -> Iterator[Call]:
+def _decomposed_product(operator: str, nodes: tuple[Node, ...], is_weight: Callable[[Node], bool]) -> Iterator[Call]:
     inside = set(nodes)
     outside = dict.fromkeys(operand for node in nodes for operand in node.all_input_nodes if operand not in inside)
     tensors = [operand for operand in outside if isinstance(operand.meta.get("val"), torch.Tensor)]

@@ -136,7 +136,7 @@ def _judge(
             return None
         if not of_input.data:
             reason = "nothing in its input is data (a position table, a query, a constant)"
-            return Rejection(RejectionKind.CONSTANT_INPUT, layer, weights, call.op_name, reason)
+            return Rejection(RejectionKind.CONSTANT_INPUT, layer, weights, call.operator, reason)
     elif not any(is_named(name, layer, weights) for name in layers):
         return None
     return _match(joint, call, layer, weights)
@@ -144,7 +144,7 @@ def _judge(
 
 def _match(joint: JointGraph, call: Call, layer: str, weights: tuple[str, ...]) -> Match | Rejection | None:
     def refuse(reason: str) -> Rejection:
-        return Rejection(RejectionKind.UNSUPPORTED, layer, weights, call.op_name, reason, WAY_OUT)
+        return Rejection(RejectionKind.UNSUPPORTED, layer, weights, call.operator, reason, WAY_OUT)
 
     if (problem := _obstacle(call)) is not None:
         return refuse(problem)
@@ -211,9 +211,8 @@ def _choose_form(rows: Size, features: int) -> Form:
 
 
 def _no_first_layer(joint: JointGraph, meeting: Meeting) -> Rejection:
-    operator = operator_of(meeting.node)
-    op = getattr(operator, "_opname", str(meeting.node.target))
-    if is_layer_operator(operator):
+    op = operator_of(meeting.node)
+    if is_layer_operator(op):
         why = "the gradient of that weight is not computed here"
     elif "embedding" in op:
         why = "a look-up in a table multiplies no rows with a weight"

@@ -20,7 +20,7 @@ from tract_fx.compat import (
     ViewBaseAOTInput,
 )
 
-__all__ = ["GraphInput", "JointGraph", "Role", "is_tensor_node", "operator_of", "readable_name"]
+__all__ = ["GraphInput", "JointGraph", "Role", "is_tensor_node", "operator_of", "readable_name", "target_of"]
 
 
 class Role(enum.Enum):
@@ -129,9 +129,23 @@ def is_tensor_node(node: Node) -> bool:
     return any(isinstance(item, torch.Tensor) for item in values)
 
 
-def operator_of(node: Node) -> object:
-    """The operator that the user's code called, before decompositions."""
-    return node.meta.get("original_aten") or node.target
+def operator_of(node: Node) -> str:
+    """Name of the operator that the user's code called, before decompositions, such as ``addmm``.
+
+    A name and no object, since the operator that a decomposed node remembers may be a copy.
+    """
+    return _name(node.meta.get("original_aten") or node.target)
+
+
+def target_of(node: Node) -> str:
+    """Name of the operator that the node calls."""
+    return _name(node.target)
+
+
+def _name(target: object) -> str:
+    if not isinstance(target, torch._ops.OpOverload):
+        return getattr(target, "__name__", str(target))
+    return target._opname if target.namespace == "aten" else f"{target.namespace}.{target._opname}"
 
 
 _SOURCE = re.compile(r"^[LG]\[(['\"])(?P<variable>\w+)\1\](?P<rest>.*)$")

@@ -248,7 +248,7 @@ def _describe_match(match: Match) -> LayerMatch:
     return LayerMatch(
         weight=", ".join(match.weights),
         layer=match.layer,
-        op=match.call.op_name,
+        op=match.call.operator,
         rows=match.rows if isinstance(match.rows, int) else str(match.rows),
         features=int(match.features),
         groups=int(match.groups),

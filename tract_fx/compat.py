@@ -132,6 +132,7 @@ def aot_eager(
     gm: torch.fx.GraphModule,
     example_inputs: Sequence[Any],
     joint_pass: Callable[[torch.fx.Graph], None],
+    decompositions: dict[Any, Callable[..., Any]] | None = None,
 ) -> Callable[..., Any]:
     """``backend="aot_eager"`` with ``joint_pass`` run on the joint graph before it is partitioned."""
     from torch._dynamo.backends.common import aot_autograd
@@ -146,6 +147,7 @@ def aot_eager(
         fw_compiler=boxed_nop,
         bw_compiler=boxed_nop,
         partition_fn=partition,
+        decompositions=decompositions,
         keep_inference_input_mutations=True,
     )(gm, example_inputs)
 

@@ -54,6 +54,8 @@ def layer_gradient(module: nn.Module, input: Tensor, output_gradient: Tensor, la
     """Reference gradient of one call of a linear layer or a convolution."""
     if isinstance(module, nn.Linear):
         return reference.linear_gradient(input, output_gradient, lam)
+    if input.dim() == len(module.kernel_size) + 1:  # without a batch
+        input, output_gradient = input[None], output_gradient[None]
     padding = 0 if module.padding == "valid" else module.padding
     if padding == "same" or module.padding_mode != "zeros":
         mode = "constant" if module.padding_mode == "zeros" else module.padding_mode

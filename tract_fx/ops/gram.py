@@ -3,22 +3,28 @@
 Float64 is not a luxury. Of raw 0..255 pixels the Gram matrix has a condition number of 1e6 to 1e8 even with ``lam`` added,
 and in float32 it is not even positive semi-definite. Products of two float32 numbers are exact in float64 and so are
 squares of 1e30, so that one code path is right for every scale of inputs.
+
+Two ways lead to the same sums: the *plain* one writes blocks of the matrix ``X`` and multiplies them, and the one of
+:mod:`tract_fx.ops.toeplitz` never writes ``X`` and needs fewer products where patches overlap.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
+from tract_fx.ops.blocks import PartialSums, Scratch, boxes, mirror_upper_, row_steps, rows_at_once
+from tract_fx.ops.cost import is_toeplitz_cheaper
 from tract_fx.ops.patches import PatchGeometry, pad, patch_view
+from tract_fx.ops.toeplitz import add_images, assemble, axes_of, new_sums
 
 __all__ = ["gram", "patch_gram"]
 
-# Elements of a block of patches: 4 MiB in float64, about what a core's second-level cache and its share of the third hold.
-BLOCK_ELEMENTS = 2**19
+# Elements of the padded copy of some images, in the dtype of the input.
+PADDED_ELEMENTS = 2**22
 
 
 @torch.library.custom_op("tract_fx::patch_gram", mutates_args=())
@@ -41,14 +47,19 @@ def patch_gram(
         groups: number of groups of channels.
 
     Returns:
-        ``(groups, n, n)`` in float64 with ``n = channels / groups * prod(kernel_size)``: the sum over rows ``X^T X``.
-        The paper's covariance ``C`` is this divided by the number of rows.
+        ``(groups, n, n)`` in float64 with ``n = channels / groups * prod(kernel_size)``: the sum over rows ``X^T X``,
+        symmetric to the last bit. The paper's covariance ``C`` is this divided by the number of rows.
     """
     geometry = PatchGeometry(tuple(kernel_size), tuple(stride), tuple(padding), tuple(dilation), groups)
     features = geometry.features(input.shape[1])
     result = input.new_zeros((groups, features, features), dtype=torch.float64)
-    for columns in _column_blocks(input, geometry):
-        result.baddbmm_(columns, columns.transpose(1, 2))
+    if input.numel() == 0:
+        return result
+    # A GPU runs neither well as many small products as one large one.
+    cheaper = input.device.type == "cpu" and is_toeplitz_cheaper(input.shape, geometry)
+    write = _write_toeplitz if cheaper else _write_plain
+    for matrix, channels in zip(result, input.unflatten(1, (groups, -1)).unbind(1), strict=True):
+        write(matrix, channels, geometry)
     return result
 
 
@@ -77,17 +88,42 @@ def gram(input: Tensor, geometry: PatchGeometry) -> Tensor:
     )
 
 
-def _column_blocks(input: Tensor, geometry: PatchGeometry) -> Iterator[Tensor]:
-    """Blocks ``(groups, features, some rows)`` in float64 that together hold every row once."""
-    split = 2 + len(geometry.kernel_size)
-    for images in input.split(_images_per_block(input, geometry)):
-        view = patch_view(pad(images, geometry), geometry)
-        columns = torch.empty(view.shape, dtype=torch.float64, device=view.device).copy_(view)
-        yield columns.flatten(split).flatten(1, split - 1)
+def _write_plain(matrix: Tensor, input: Tensor, geometry: PatchGeometry) -> None:
+    """``matrix = X^T X`` of one group, ``input`` being its channels, by writing blocks of ``X``."""
+    geometry = dataclasses.replace(geometry, groups=1)
+    scratch = Scratch()
+    sums = PartialSums(matrix, torch.zeros_like(matrix))
+    limit = rows_at_once(input, len(matrix))
+    for images in _padded_chunks(input):
+        view = patch_view(pad(images, geometry), geometry)[0]
+        split = 1 + len(geometry.kernel_size)
+        for box in boxes(view.shape[split:], limit):
+            columns = _columns(view[(..., *box)], split, scratch)
+            part = sums.part_for(columns.shape[1])
+            for rows in row_steps(len(matrix)):
+                part[rows, rows.start :].addmm_(columns[rows], columns[rows.start :].T)
+    sums.flush()
+    mirror_upper_(matrix)
 
 
-def _images_per_block(input: Tensor, geometry: PatchGeometry) -> int:
-    if input.shape[0] == 0:
-        return 1
-    elements = patch_view(pad(input[:1], geometry), geometry).numel()
-    return max(1, BLOCK_ELEMENTS // max(1, elements))
+def _columns(view: Tensor, split: int, scratch: Scratch) -> Tensor:
+    """Some columns of ``X^T`` in float64; the first ``split`` dimensions of ``view`` are features."""
+    if view.ndim == 2:
+        # Rows of a linear layer are contiguous already, and to transpose them costs more than a transposed product.
+        return scratch.fill(view.T).T
+    return scratch.fill(view).flatten(split).flatten(0, split - 1)
+
+
+def _write_toeplitz(matrix: Tensor, input: Tensor, geometry: PatchGeometry) -> None:
+    """``matrix = X^T X`` of one group, ``input`` being its channels, by :mod:`tract_fx.ops.toeplitz`."""
+    axes = axes_of(geometry, input.shape[2:])
+    sums = new_sums(input, axes)
+    scratch = Scratch(), Scratch()
+    for images in _padded_chunks(input):
+        add_images(sums, images, axes, scratch)
+    matrix.copy_(assemble(sums, axes, input.shape[1]))
+
+
+def _padded_chunks(input: Tensor) -> tuple[Tensor, ...]:
+    """``input`` in parts of which a padded copy is small; one image where that is not."""
+    return input.split(max(1, PADDED_ELEMENTS // input[0].numel()))

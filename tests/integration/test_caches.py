@@ -1,0 +1,88 @@
+"""Promise 5: caches stay on, stay right, and a second process says the same as the first."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TESTS = Path(__file__).parents[1]
+
+
+def run(cache: Path, backend: str, lam: float = 0.1, model: str = "conv") -> dict[str, Any]:
+    """One training step in a new process; hits, misses and bypasses of both caches are in the result."""
+    paths = os.pathsep.join([str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
+    finished = subprocess.run(
+        [sys.executable, "-m", "support.second_process", backend, str(lam), model],
+        env={**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(cache), "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    return json.loads(finished.stdout.splitlines()[-1])
+
+
+def missed(result: dict[str, Any]) -> bool:
+    hits, misses, bypasses = result["caches"]["aot"]
+    return (hits, misses, bypasses) == (0, 1, 0) and result["caches"]["fx"][0] == 0
+
+
+def hit(result: dict[str, Any]) -> bool:
+    return result["caches"]["aot"] == [1, 0, 0] and result["caches"]["fx"][1:] == [0, 0]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def first(cache: Path) -> dict[str, Any]:
+    return run(cache, "tract")
+
+
+def test_the_first_process_compiles(first: dict[str, Any]) -> None:
+    assert missed(first)
+    assert first["error"] <= 1e-5
+    assert first["matches"]
+
+
+@pytest.mark.parametrize("lam", [0.1, 0.5])
+def test_the_second_process_hits_and_is_right_for_its_own_lam(cache: Path, first: dict[str, Any], lam: float) -> None:
+    second = run(cache, "tract", lam)
+    assert hit(second)
+    assert second["error"] <= 1e-5
+    assert second["matches"] == first["matches"]
+    assert second["warnings"] == first["warnings"] == []
+
+
+def test_plain_inductor_and_tract_never_share_an_entry(cache: Path, first: dict[str, Any]) -> None:
+    plain = run(cache, "plain")
+    assert missed(plain)
+    assert plain["error"] > 1e-2
+    # The other way round: the entry of plain Inductor is there first.
+    assert missed(run(cache, "plain", model="linear"))
+    tract = run(cache, "tract", model="linear")
+    assert missed(tract)
+    assert tract["error"] <= 1e-5
+
+
+def test_the_second_process_warns_like_the_first(cache: Path) -> None:
+    before, after = (run(cache, "tract", model="embedding") for _ in range(2))
+    assert missed(before)
+    assert hit(after)
+    assert after["warnings"] == before["warnings"]
+    assert len(after["warnings"]) == 1
+    assert after["rejections"] == before["rejections"]
+
+
+def test_a_cached_graph_without_its_record_is_compiled_anew(cache: Path, first: dict[str, Any]) -> None:
+    for record in (cache / "tract_fx").rglob("*.json"):
+        record.unlink()
+    after = run(cache, "tract")
+    assert missed(after)
+    assert after["matches"] == first["matches"]

@@ -1,0 +1,109 @@
+"""What the ways to compute a Gram matrix share: bounded memory, and one triangle for both."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["PartialSums", "Scratch", "boxes", "mirror_upper_", "row_steps", "rows_at_once"]
+
+# Rows of a matrix that are treated at once where only a triangle is wanted: larger ones spend more on the other
+# triangle, smaller ones are slower matrix products.
+TRIANGLE_STEP = 64
+
+# Elements of a block that is multiplied at once: in float64 4 MiB, which the second-level caches of two cores hold. A GPU
+# wants larger products.
+BLOCK_ELEMENTS = 2**19
+BLOCK_ELEMENTS_ON_GPU = 2**24
+
+# On a CPU, fewer rows than this leave a product waiting for memory.
+FEWEST_ROWS = 256
+
+# Rows that may be added to one running sum, one after the other, which is what BLAS does with the result of ``addmm_``: the
+# rounding error grows with their number. Sums of parts are added then.
+ROWS_PER_SUM = 2**14
+
+
+class Scratch:
+    """Memory for one float64 tensor after another.
+
+    A fresh allocation for each block would spend more on page faults than the copy itself takes.
+    """
+
+    def __init__(self) -> None:
+        self._memory: Tensor | None = None
+
+    def fill(self, view: Tensor) -> Tensor:
+        """``view`` in float64 and contiguous, valid until the next call."""
+        if self._memory is None or self._memory.numel() < view.numel():
+            self._memory = torch.empty(view.numel(), dtype=torch.float64, device=view.device)
+        return self._memory[: view.numel()].view(view.shape).copy_(view)
+
+
+class PartialSums:
+    """Adds products to a tensor, :data:`ROWS_PER_SUM` rows or a few more at a time.
+
+    Args:
+        total: what to add to.
+        part: zeros of a shape that broadcasts to that of ``total``.
+    """
+
+    def __init__(self, total: Tensor, part: Tensor) -> None:
+        self._total = total
+        self._part = part
+        self._rows = 0
+
+    def part_for(self, rows: int) -> Tensor:
+        """The tensor to add the next product, of so many rows, to."""
+        if self._rows and self._rows + rows > ROWS_PER_SUM:
+            self.flush()
+        self._rows += rows
+        return self._part
+
+    def flush(self) -> None:
+        """Add what is not yet in the total."""
+        self._total += self._part
+        self._part.zero_()
+        self._rows = 0
+
+
+def rows_at_once(input: Tensor, elements: int) -> int:
+    """How many rows to multiply at once on the device of ``input`` when a row takes so many elements of a block."""
+    if input.device.type != "cpu":
+        return max(1, BLOCK_ELEMENTS_ON_GPU // elements)
+    return min(ROWS_PER_SUM, max(FEWEST_ROWS, BLOCK_ELEMENTS // elements))
+
+
+def boxes(sizes: Sequence[int], limit: int) -> Iterator[tuple[slice, ...]]:
+    """Boxes that cover ``range(sizes[0]) x range(sizes[1]) x ...`` once, each of at most ``max(limit, 1)`` points.
+
+    Leading dimensions are cut first, so that a box is contiguous where the dimensions are.
+    """
+    inner = math.prod(sizes[1:])
+    if inner <= limit or len(sizes) == 1:
+        step = max(1, limit // max(1, inner))
+        for start in range(0, sizes[0], step):
+            yield slice(start, min(start + step, sizes[0])), *(slice(0, size) for size in sizes[1:])
+        return
+    for index in range(sizes[0]):
+        for rest in boxes(sizes[1:], limit):
+            yield slice(index, index + 1), *rest
+
+
+def row_steps(size: int) -> Iterator[slice]:
+    """Ranges of nearly :data:`TRIANGLE_STEP` rows, for loops over the upper triangle of a matrix."""
+    count = max(1, round(size / TRIANGLE_STEP))
+    for index in range(count):
+        yield slice(size * index // count, size * (index + 1) // count)
+
+
+def mirror_upper_(matrix: Tensor) -> Tensor:
+    """Write the upper triangle of an ``(n, n)`` matrix over the lower one, so that it is symmetric to the last bit."""
+    for rows in row_steps(matrix.shape[0]):
+        square = matrix[rows, rows]
+        square.copy_(square.triu() + square.triu(1).T)
+        matrix[rows.stop :, rows] = matrix[rows, rows.stop :].T
+    return matrix
