@@ -115,15 +115,11 @@ def _decomposed_product(operator: str, nodes: tuple[Node, ...], is_weight: Calla
     inside = set(nodes)
     outside = dict.fromkeys(operand for node in nodes for operand in node.all_input_nodes if operand not in inside)
     tensors = [operand for operand in outside if isinstance(operand.meta.get("val"), torch.Tensor)]
-    weights = [operand for operand in tensors if is_weight(operand) and _dims(operand) >= 2]
+    if len(tensors) > 2:  # a bias has one dimension, and what it is added to has two
+        tensors = [operand for operand in tensors if operand.meta["val"].dim() >= 2]
+    weights = [operand for operand in tensors if is_weight(operand)]
     inputs = [operand for operand in tensors if not is_weight(operand)]
-    if len(inputs) > 1:  # a frozen bias is one-dimensional
-        inputs = [operand for operand in inputs if _dims(operand) >= 2]
     if len(weights) == len(inputs) == 1:
         # Every decomposition reads its left factor first.
         left, right = sorted((*weights, *inputs), key=tensors.index)
         yield from _product(operator, left, right, nodes, is_weight)
-
-
-def _dims(node: Node) -> int:
-    return node.meta["val"].dim()

@@ -77,10 +77,10 @@ def apply(match: Match, lam: Node | float, decompositions: Decompositions | None
 def _formula(match: Match, constant: float | None) -> Callable[..., Tensor]:
     """The new gradient as a function of the old one's surroundings, in float32 or float64 and the old one's shape."""
 
-    def formula(input: Tensor, gradient: Tensor, output_gradient: Tensor, lam: Tensor | None = None) -> Tensor:
+    def formula(input: Tensor, gradient: Tensor, output_gradient: Tensor, *lam: Tensor) -> Tensor:
         layout = _convolution_layout if match.call.kind is Kind.CONVOLUTION else _product_layout
         operands = layout(match, input, gradient, output_gradient)
-        new = operands.solve(match.form, constant if lam is None else lam)
+        new = operands.solve(match.form, lam[0] if lam else constant)
         return operands.restore(new).to(torch.promote_types(gradient.dtype, torch.float32))
 
     return formula

@@ -82,5 +82,7 @@ def conv_gradient(
     rows = conv_rows(input, tuple(weight.shape[2:]), groups, **geometry)
     form = dual if rows.shape[1] < rows.shape[2] else primal
     parts = output_gradient.chunk(groups, dim=1)
-    gradients = [form(X, part.flatten(2).transpose(1, 2).flatten(0, 1), lam) for X, part in zip(rows, parts, strict=True)]
+    gradients = [
+        form(X, part.flatten(2).transpose(1, 2).flatten(0, 1), lam) for X, part in zip(rows, parts, strict=True)
+    ]
     return torch.cat(gradients).reshape(weight.shape)

@@ -1,0 +1,241 @@
+"""The closed form: equal to the equations solved independently, and finite whatever the pixels."""
+
+import math
+
+import mpmath
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.oracle import error
+from support.patch_shapes import Layer, layers, sliced_patches
+from torch import Tensor
+
+from tract_fx.ops.patches import LINEAR, PatchGeometry
+from tract_fx.ops.solve import dual_gradient, primal_gradient, regularise
+
+LAM = 0.1
+
+
+def square(kernel: int, stride: int) -> PatchGeometry:
+    return PatchGeometry((kernel,) * 2, (stride,) * 2, (0, 0), (1, 1))
+
+
+def rows_and_gradient(input: Tensor, geometry: PatchGeometry, outputs: int = 5) -> tuple[Tensor, Tensor, Tensor]:
+    """``X``, ``dZ`` and ``G`` of every group, in float64."""
+    rows = sliced_patches(input, geometry).double()
+    output_gradient = torch.randn(*rows.shape[:2], outputs, dtype=torch.float64)
+    return rows, output_gradient, output_gradient.mT @ rows
+
+
+def solved(rows: Tensor, gradient: Tensor, lam: float = LAM) -> Tensor:
+    """``G (X^T X / r + lam I)^-1`` by elimination with pivots."""
+    covariance = rows.mT @ rows / rows.shape[1]
+    return torch.linalg.solve(covariance + lam * torch.eye(rows.shape[2], dtype=torch.float64), gradient, left=False)
+
+
+def raw_images(count: int, seed: int = 0) -> Tensor:
+    """Pixels 0..255 like a photograph's: neighbouring pixels and channels nearly alike, a few edges, a little texture."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def noise(channels: int, size: int) -> Tensor:
+        coarse = torch.randn(count, channels, size, size, generator=generator)
+        return torch.nn.functional.interpolate(coarse, size=(32, 32), mode="bicubic", align_corners=True)
+
+    grey = 60 * noise(1, 3) + 25 * noise(1, 9) + 40 * (noise(1, 5) > 0.7)
+    colour = 12 * noise(3, 4) + 4 * torch.randn(count, 3, 32, 32, generator=generator)
+    return (110 + grey + colour).round().clamp(0, 255)
+
+
+@settings(max_examples=100, deadline=None)
+@given(layers(), st.floats(0.01, 10.0), st.integers(0, 2**31))
+def test_the_primal_form_solves_its_equations(layer: Layer, lam: float, seed: int) -> None:
+    torch.manual_seed(seed)
+    input = torch.randn(layer.shape)
+    rows, _, gradient = rows_and_gradient(input, layer.geometry)
+    found = primal_gradient(input, gradient, rows.shape[1], lam, layer.geometry)
+    assert found.dtype == torch.float64
+    assert error(found, solved(rows, gradient, lam)) < 1e-11
+
+
+@settings(max_examples=100, deadline=None)
+@given(layers(), st.floats(0.01, 10.0), st.integers(0, 2**31))
+def test_both_forms_agree(layer: Layer, lam: float, seed: int) -> None:
+    torch.manual_seed(seed)
+    input = torch.randn(layer.shape)
+    rows, output_gradient, gradient = rows_and_gradient(input, layer.geometry)
+    primal = primal_gradient(input, gradient, rows.shape[1], lam, layer.geometry)
+    dual = dual_gradient(input, output_gradient, rows.shape[1], lam, layer.geometry)
+    assert dual.dtype == torch.float64
+    assert error(dual, primal) < 1e-11
+
+
+def test_the_dual_form_solves_its_equations() -> None:
+    input, geometry = torch.randn(3, 4, 16, 16), PatchGeometry((8, 8), (4, 4), (0, 0), (1, 1), groups=2)
+    rows, output_gradient, _ = rows_and_gradient(input, geometry)
+    kernel = rows @ rows.mT / rows.shape[1] + LAM * torch.eye(rows.shape[1], dtype=torch.float64)
+    expected = torch.linalg.solve(kernel, output_gradient).mT @ rows
+    assert error(dual_gradient(input, output_gradient, rows.shape[1], LAM, geometry), expected) < 1e-12
+
+
+def test_the_result_minimises_the_papers_objective() -> None:
+    """``||r dZ - X W^T||^2 + lam r ||W||^2`` is lowest at the gradient: its derivative is zero there."""
+    input, geometry = torch.randn(2, 3, 12, 12), PatchGeometry((3, 3), (1, 1), (1, 1), (1, 1))
+    rows, output_gradient, gradient = rows_and_gradient(input, geometry)
+    count = rows.shape[1]
+    weight = primal_gradient(input, gradient, count, LAM, geometry).requires_grad_()
+    objective = (count * output_gradient - rows @ weight.mT).square().sum() + LAM * count * weight.square().sum()
+    (slope,) = torch.autograd.grad(objective, weight)
+    assert slope.norm() < 1e-11 * (2 * count * gradient).norm()
+
+
+@pytest.mark.parametrize("lam", [0.1, torch.tensor(0.1), torch.tensor([0.1], dtype=torch.float64)])
+def test_lam_may_be_a_number_or_a_tensor(lam: float | Tensor) -> None:
+    input, geometry = torch.randn(2, 4, 8, 8), PatchGeometry((3, 3), (1, 1), (0, 0), (1, 1), groups=2)
+    rows, output_gradient, gradient = rows_and_gradient(input, geometry)
+    expected = solved(rows, gradient, float(lam))
+    assert error(primal_gradient(input, gradient, rows.shape[1], lam, geometry), expected) < 1e-12
+    assert error(dual_gradient(input, output_gradient, rows.shape[1], lam, geometry), expected) < 1e-12
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_narrow_dtypes_are_only_a_rounding_of_what_goes_in(dtype: torch.dtype) -> None:
+    input, geometry = torch.randn(2, 3, 12, 12).to(dtype), PatchGeometry((3, 3), (2, 2), (1, 1), (1, 1))
+    rows, output_gradient, gradient = rows_and_gradient(input, geometry)
+    narrow, narrow_output = gradient.to(dtype), output_gradient.to(dtype)
+    count = rows.shape[1]
+    found = primal_gradient(input, narrow, count, LAM, geometry)
+    assert error(found, solved(rows, narrow.double())) < 1e-12
+    found = dual_gradient(input, narrow_output, count, LAM, geometry)
+    assert error(found, solved(rows, narrow_output.double().mT @ rows)) < 1e-12
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (7, 2), (4, 4), (16, 16)])
+def test_on_raw_pixels_only_the_rounding_of_the_plain_gradient_is_left(kernel: int, stride: int) -> None:
+    """The plain gradient arrives in float32; what its rounding costs, everything else being exact, is the floor."""
+    input, geometry = raw_images(256), square(kernel, stride)
+    rows, output_gradient, gradient = rows_and_gradient(input, geometry)
+    exact, rounded = solved(rows, gradient), gradient.float()
+    floor = error(solved(rows, rounded.double()), exact)
+    count = rows.shape[1]
+    assert error(primal_gradient(input, rounded, count, LAM, geometry), exact) < 3 * floor
+    assert error(primal_gradient(input, gradient, count, LAM, geometry), exact) < 1e-3 * floor
+    if count < 2000:
+        assert error(dual_gradient(input, output_gradient, count, LAM, geometry), exact) < 1e-3 * floor
+
+
+def test_the_worst_conditioned_system_agrees_with_exact_arithmetic() -> None:
+    """Smooth raw images, a condition number of 1e9: integers are exact, and elimination runs with 60 digits."""
+    ramp = torch.arange(12.0)
+    input = torch.stack([(8 * ramp[:, None] + 13 * ramp + tint) for tint in (0.0, 1.0, 20.0)])[None].clamp(0, 255)
+    geometry, count, lam = square(2, 1), 121, 1e-4
+    rows = sliced_patches(input, geometry)[0].double()
+    gradient = torch.randint(-9, 9, (2, count)).double() @ rows
+    with mpmath.workdps(60):
+        exact_rows = mpmath.matrix(rows.tolist())
+        system = exact_rows.T * exact_rows / count + mpmath.mpf(lam) * mpmath.eye(12)
+        lines = [mpmath.lu_solve(system, mpmath.matrix(line)) for line in gradient.tolist()]
+        expected = torch.tensor([[float(value) for value in line] for line in lines], dtype=torch.float64)
+    covariance = rows.T @ rows / count + lam * torch.eye(12, dtype=torch.float64)
+    assert torch.linalg.cond(covariance) > 1e8
+    assert error(primal_gradient(input, gradient[None], count, lam, geometry)[0], expected) < 1e-6
+
+
+def test_a_constant_image_has_a_known_answer() -> None:
+    """Of one pixel value ``c``, ``C = c^2 1 1^T``, and the gradient is ``G / (lam + n c^2)``."""
+    input, geometry = torch.full((4, 3, 16, 16), 200.0), square(4, 4)
+    rows, output_gradient, gradient = rows_and_gradient(input, geometry)
+    expected = gradient / (LAM + 48 * 200.0**2)
+    assert error(primal_gradient(input, gradient, rows.shape[1], LAM, geometry), expected) < 1e-7
+    assert error(dual_gradient(input, output_gradient, rows.shape[1], LAM, geometry), expected) < 1e-7
+
+
+def test_black_images_only_divide_by_lam() -> None:
+    input, geometry = torch.zeros(2, 3, 8, 8), square(3, 1)
+    gradient = torch.randn(1, 5, 27, dtype=torch.float64)
+    found = primal_gradient(input, gradient, 72, LAM, geometry)
+    assert error(found, gradient / LAM) < 1e-15
+    assert not dual_gradient(input, torch.randn(1, 72, 5), 72, LAM, geometry).any()
+
+
+def test_equal_channels_get_equal_gradients() -> None:
+    input, geometry = raw_images(8)[:, [0, 0, 1]], square(3, 1)
+    rows, _, gradient = rows_and_gradient(input, geometry)
+    found = primal_gradient(input, gradient, rows.shape[1], LAM, geometry)
+    assert error(found, solved(rows, gradient)) < 1e-7
+    assert error(found[..., :9], found[..., 9:18]) < 1e-7
+
+
+HOSTILE = {
+    "all zeros": torch.zeros(2, 3, 16, 16),
+    "constant": torch.full((2, 3, 16, 16), 255.0),
+    "one lit pixel": torch.zeros(2, 3, 16, 16).index_put((torch.tensor([0]),) * 4, torch.tensor(255.0)),
+    "one channel three times": raw_images(2)[:, :1, :16, :16].expand(-1, 3, -1, -1),
+    "raw pixels": raw_images(2)[..., :16, :16],
+    "pixels of 1e30": raw_images(2)[..., :16, :16] * 1e28,
+    "pixels of 1e-30": raw_images(2)[..., :16, :16] * 1e-32,
+    "pixels of 1e30 and 1e-30": torch.where(raw_images(2)[..., :16, :16] > 110, 1e30, 1e-30),
+    "float64 of 1e200": raw_images(2)[..., :16, :16].double() * 1e198,
+    "float64 of 1e-200": raw_images(2)[..., :16, :16].double() * 1e-202,
+    "the largest float16": torch.full((2, 3, 16, 16), 65504.0, dtype=torch.float16),
+    "one row": raw_images(1)[..., :4, :4],
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("lam", [0.1, 1e-12])
+def test_finite_pixels_give_a_finite_gradient(name: str, lam: float) -> None:
+    input, geometry = HOSTILE[name], square(4, 2)
+    rows, output_gradient, gradient = rows_and_gradient(input, geometry)
+    assert gradient.isfinite().all()
+    count = rows.shape[1]
+    assert primal_gradient(input, gradient, count, lam, geometry).isfinite().all()
+    assert dual_gradient(input, output_gradient, count, lam, geometry).isfinite().all()
+
+
+@pytest.mark.parametrize("scale", [2.0**-100, 1.0, 2.0**100])
+def test_the_factorisation_succeeds_at_every_scale(scale: float) -> None:
+    """A failed one would hand back the plain gradient, which is wrong by the size of the covariance."""
+    input, geometry = raw_images(16) * scale, square(4, 4)
+    rows, output_gradient, gradient = rows_and_gradient(input, geometry)
+    found = primal_gradient(input, gradient, rows.shape[1], LAM * scale**2, geometry)
+    assert error(found, solved(rows / scale, gradient / scale) / scale) < 1e-6
+    found = dual_gradient(input, output_gradient, rows.shape[1], LAM * scale**2, geometry)
+    assert error(found, solved(rows / scale, gradient / scale) / scale) < 1e-6
+
+
+def test_scaling_float64_changes_nothing() -> None:
+    """Pixels of 1e200 are brought down by a power of two before they are squared, and the result is scaled back."""
+    input, geometry = raw_images(16).double(), square(4, 4)
+    rows, output_gradient, gradient = rows_and_gradient(input, geometry)
+    expected = solved(rows, gradient)
+    assert error(primal_gradient(input, gradient, rows.shape[1], LAM, geometry), expected) < 1e-6
+    assert error(dual_gradient(input, output_gradient, rows.shape[1], LAM, geometry), expected) < 1e-6
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_broken_pixel_reaches_the_gradient_of_its_group_only(value: float) -> None:
+    input, geometry = torch.randn(2, 4, 8, 8), PatchGeometry((3, 3), (1, 1), (0, 0), (1, 1), groups=2)
+    input[1, 3, 4, 4] = value
+    rows, output_gradient, gradient = rows_and_gradient(input, geometry)
+    primal = primal_gradient(input, gradient, rows.shape[1], LAM, geometry)
+    dual = dual_gradient(input, output_gradient, rows.shape[1], LAM, geometry)
+    for found in (primal, dual):
+        assert found[0].isfinite().all()
+        assert not found[1].isfinite().all()
+
+
+def test_one_row_of_a_linear_layer() -> None:
+    """``C = x x^T`` has a known inverse: the gradient is ``G / (lam + |x|^2)``."""
+    input = torch.randn(1, 6)
+    rows, output_gradient, gradient = rows_and_gradient(input, LINEAR)
+    expected = gradient / (LAM + rows.square().sum())
+    assert error(primal_gradient(input, gradient, 1, LAM, LINEAR), expected) < 1e-13
+    assert error(dual_gradient(input, output_gradient, 1, LAM, LINEAR), expected) < 1e-13
+
+
+def test_lam_is_exact_until_float64_cannot_tell_it_from_zero() -> None:
+    matrix = torch.diag_embed(torch.tensor([[1.0, 2.0], [1e18, 1.0]], dtype=torch.float64))
+    shift = (regularise(matrix, LAM) - matrix).diagonal(dim1=-2, dim2=-1)
+    assert torch.equal(regularise(matrix, LAM)[0], matrix[0] + LAM * torch.eye(2, dtype=torch.float64))
+    assert (shift[1] > 1e18 * torch.finfo(torch.float64).eps).all()
