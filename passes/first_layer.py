@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch.fx import Node
@@ -68,6 +68,8 @@ class RejectionKind(enum.Enum):
     """Data enters, but what it meets first is not a layer: a warning."""
     CONSTANT_INPUT = "constant input"
     """Not a first layer, because nothing in its input is data: information."""
+    NO_GRADIENT = "no gradient"
+    """Its weight's gradient is not computed (a detached weight, an output that no loss depends on): information."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +115,8 @@ def find(joint: JointGraph, layers: str | tuple[str, ...] = "first") -> Findings
         if not matches and not unsupported and not done and (meeting := first_meeting(joint, depends)) is not None:
             rejections.append(_no_first_layer(joint, meeting))
     elif not done:
-        rejections.extend(_named_but_not_called(joint, layers, matches, rejections))
+        taken_or_refused = [*matches, *(item for item in rejections if item.kind is RejectionKind.UNSUPPORTED)]
+        rejections.extend(_named_but_not_called(joint, layers, taken_or_refused))
     return Findings(matches, tuple(rejections))
 
 
@@ -128,7 +131,7 @@ def _judge(
 ) -> Match | Rejection | None:
     if REWRITTEN in call.output.meta:
         return None
-    layer = joint.layer_of(call.output)
+    layer = joint.naming.of_layer(call.output)
     weights = tuple(sorted(depends[call.weight].parameters))
     of_input = depends.get(call.input, Dependence())
     if layers == "first":
@@ -142,7 +145,7 @@ def _judge(
     return _match(joint, call, layer, weights)
 
 
-def _match(joint: JointGraph, call: Call, layer: str, weights: tuple[str, ...]) -> Match | Rejection | None:
+def _match(joint: JointGraph, call: Call, layer: str, weights: tuple[str, ...]) -> Match | Rejection:
     def refuse(reason: str) -> Rejection:
         return Rejection(RejectionKind.UNSUPPORTED, layer, weights, call.operator, reason, WAY_OUT)
 
@@ -153,7 +156,8 @@ def _match(joint: JointGraph, call: Call, layer: str, weights: tuple[str, ...]) 
     except AmbiguousGradientError as error:
         return refuse(f"its weight gradient is not unique in the graph: {error}")
     if gradient is None:
-        return None
+        reason = "the gradient of its weight is not computed"
+        return Rejection(RejectionKind.NO_GRADIENT, layer, weights, call.operator, reason)
     rows, features, groups, shared = _sizes(call)
     form = Form.PRIMAL if shared else _choose_form(rows, features)
     return Match(call, gradient, layer, weights, rows, features, groups, form, shared)
@@ -222,7 +226,7 @@ def _no_first_layer(joint: JointGraph, meeting: Meeting) -> Rejection:
         why = "it is no convolution or matrix product; what comes after it is fed by trainable values"
     return Rejection(
         RejectionKind.NO_FIRST_LAYER,
-        joint.layer_of(meeting.node),
+        joint.naming.of_layer(meeting.node),
         meeting.parameters,
         op,
         f"there is no first layer: data first meets a parameter in {op}, and {why}",
@@ -231,10 +235,9 @@ def _no_first_layer(joint: JointGraph, meeting: Meeting) -> Rejection:
 
 
 def _named_but_not_called(
-    joint: JointGraph, layers: tuple[str, ...], matches: tuple[Match, ...], rejections: list[Rejection]
+    joint: JointGraph, layers: tuple[str, ...], results: Sequence[Match | Rejection]
 ) -> list[Rejection]:
-    """Names of parameters of this graph for which there is neither a match nor a rejection."""
-    results = [*matches, *rejections]
+    """Names of parameters of this graph for which ``results`` has nothing."""
     missing = []
     for name in layers:
         if any(is_named(name, result.layer, result.weights) for result in results):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import enum
 import functools
-import re
 from collections.abc import Sequence
 
 import torch
 from torch.fx import Graph, Node
+from tract_fx.passes.naming import Naming
 
 from tract_fx.compat import (
     AOTInput,
@@ -20,7 +20,10 @@ from tract_fx.compat import (
     ViewBaseAOTInput,
 )
 
-__all__ = ["GraphInput", "JointGraph", "Role", "is_tensor_node", "operator_of", "readable_name", "target_of"]
+__all__ = ["GraphInput", "JointGraph", "Role", "is_tensor_node", "operator_of", "target_of"]
+
+
+DEFAULT_NAMING = Naming()
 
 
 class Role(enum.Enum):
@@ -51,17 +54,16 @@ class JointGraph:
         graph: the joint graph; it is not changed.
         inputs: one entry for each input of the graph that Dynamo captured, in its order.
         lam_name: name of the input that holds ``lam``, or None when ``lam`` is a constant.
-        prefix: qualified name, in the user's model, of the module whose ``forward`` was captured; empty for the model
-            itself. After a graph break inside a sub-module, Dynamo captures that one on its own.
+        naming: how layers are called.
     """
 
     def __init__(
-        self, graph: Graph, inputs: Sequence[GraphInput], lam_name: str | None = None, prefix: str = ""
+        self, graph: Graph, inputs: Sequence[GraphInput], lam_name: str | None = None, naming: Naming = DEFAULT_NAMING
     ) -> None:
         self.graph = graph
         self.inputs = tuple(inputs)
         self.lam_name = lam_name
-        self.prefix = prefix
+        self.naming = naming
 
     @functools.cached_property
     def input_of(self) -> dict[Node, GraphInput]:
@@ -98,14 +100,18 @@ class JointGraph:
                 found.setdefault(number, []).append(node)
         return {number: tuple(nodes) for number, nodes in found.items()}
 
-    def layer_of(self, node: Node) -> str:
-        """Qualified name of the innermost module that called a forward node; empty for a plain function."""
-        stack = node.meta.get("nn_module_stack") or {}
-        if not stack:
-            return self.prefix
-        path = list(stack.values())[-1][0]
-        name = readable_name(path) if "." in path else ""
-        return ".".join(filter(None, (self.prefix, name)))
+    @functools.cached_property
+    def differentiated(self) -> dict[int, Node]:
+        """The forward node to which each of autograd's sequence numbers belongs.
+
+        Only what is differentiated takes a new number; operations that are not - on data, on detached weights - carry on
+        with the number of the last one that was. So a number belongs to the first node that has it.
+        """
+        found: dict[int, Node] = {}
+        for node in self.forward_nodes:
+            if (number := node.meta.get("seq_nr")) is not None:
+                found.setdefault(number, node)
+        return found
 
     def _resolve(self, desc: AOTInput | None) -> GraphInput | None:
         match desc:
@@ -146,23 +152,3 @@ def _name(target: object) -> str:
     if not isinstance(target, torch._ops.OpOverload):
         return getattr(target, "__name__", str(target))
     return target._opname if target.namespace == "aten" else f"{target.namespace}.{target._opname}"
-
-
-_SOURCE = re.compile(r"^[LG]\[(['\"])(?P<variable>\w+)\1\](?P<rest>.*)$")
-_REGISTERED = re.compile(r"\._(?:modules|parameters|buffers)\[['\"]([^'\"]*)['\"]\]")
-_WRAPPER = re.compile(r"(^|\.)(_orig_mod|_fsdp_wrapped_module)(?=\.|$)")
-
-
-def readable_name(source: str) -> str:
-    """A Dynamo source as users write it.
-
-    ``L['self']._modules['blk']._parameters['weight']`` becomes ``blk.weight``, ``L['x']`` becomes ``x``. What the frame
-    calls the model is left out, so that the name is the one in its ``state_dict``.
-    """
-    found = _SOURCE.match(source)
-    if found is None:
-        return source
-    path = _REGISTERED.sub(r".\1", found["rest"])
-    if not path.startswith("."):
-        return found["variable"] + path
-    return _WRAPPER.sub("", path[1:]).strip(".")

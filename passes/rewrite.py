@@ -80,7 +80,7 @@ def _formula(match: Match, constant: float | None) -> Callable[..., Tensor]:
     def formula(input: Tensor, gradient: Tensor, output_gradient: Tensor, *lam: Tensor) -> Tensor:
         layout = _convolution_layout if match.call.kind is Kind.CONVOLUTION else _product_layout
         operands = layout(match, input, gradient, output_gradient)
-        new = operands.solve(match.form, lam[0] if lam else constant)
+        new = operands.solve(match.form, lam[0].to(input.device) if lam else constant)
         return operands.restore(new).to(torch.promote_types(gradient.dtype, torch.float32))
 
     return formula

@@ -8,7 +8,8 @@ from typing import Any
 from torch.fx import Graph
 from tract_fx.passes import rewrite
 from tract_fx.passes.first_layer import Findings, find
-from tract_fx.passes.joint_graph import GraphInput, JointGraph
+from tract_fx.passes.joint_graph import DEFAULT_NAMING, GraphInput, JointGraph
+from tract_fx.passes.naming import Naming
 
 from tract_fx.compat import CustomGraphPass
 
@@ -26,7 +27,7 @@ class TractPass(CustomGraphPass):
         on_findings: called with the findings before anything is changed; it may raise.
         decompositions: makes the table that the joint graph was traced with.
         before: passes of the user, run first.
-        prefix: qualified name of the captured module in the user's model.
+        naming: how layers are called.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class TractPass(CustomGraphPass):
         on_findings: Callable[[Findings], None],
         decompositions: Callable[[], rewrite.Decompositions] = dict,
         before: Sequence[Callable[[Graph], None]] = (),
-        prefix: str = "",
+        naming: Naming = DEFAULT_NAMING,
     ) -> None:
         self.inputs = tuple(inputs)
         self.layers = layers
@@ -47,13 +48,13 @@ class TractPass(CustomGraphPass):
         self.on_findings = on_findings
         self.decompositions = decompositions
         self.before = tuple(before)
-        self.prefix = prefix
+        self.naming = naming
 
     def __call__(self, graph: Graph) -> None:
         """Run the user's passes, then find and rewrite; a graph without a match is left as it is."""
         for user_pass in self.before:
             user_pass(graph)
-        joint = JointGraph(graph, self.inputs, self.lam if isinstance(self.lam, str) else None, self.prefix)
+        joint = JointGraph(graph, self.inputs, self.lam if isinstance(self.lam, str) else None, self.naming)
         findings = find(joint, self.layers)
         self.on_findings(findings)
         if not findings.matches:

@@ -65,6 +65,10 @@ def _of_product(joint: JointGraph, call: Call) -> WeightGradient | None:
     Which nodes those are depends on layouts, casts and decompositions; that they carry the sequence number of the forward
     product, and that of all values leaving them only the weight's gradient is made from the input, does not.
     """
+    if call.sequence_number is None:
+        raise AmbiguousGradientError("it has no sequence number of autograd's")
+    if joint.differentiated[call.sequence_number] not in call.nodes:
+        return None
     nodes = joint.backward_by_sequence.get(call.sequence_number, ())
     from_input = _reached_from(call.input, nodes)
     inside = set(nodes)

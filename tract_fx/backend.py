@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-import hashlib
 import logging
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from tract_fx import compat
-from tract_fx.errors import TractWarning, UnknownLayerError, UnsupportedLayerError
-from tract_fx.frames import ModelFrame, current_frame
+from tract_fx.captured import Captured
+from tract_fx.compilers import compile_eagerly, compile_with_inductor
+from tract_fx.findings import check_names, tell
+from tract_fx.frames import current_frame
 from tract_fx.inputs import classify
-from tract_fx.options import DEFAULT_LAM, TractOptions, check_lam, closest
-from tract_fx.passes import first_layer
-from tract_fx.passes.first_layer import Findings, Match, Rejection, RejectionKind, is_named
-from tract_fx.passes.joint_graph import GraphInput, Role
-from tract_fx.passes.tract_pass import TractPass
-from tract_fx.records import GraphRecord, LayerMatch, LayerRejection, RecordStore
+from tract_fx.options import DEFAULT_LAM, TractOptions, check_lam
+from tract_fx.records import GraphRecord, LayerMatch, LayerRejection
 
 __all__ = ["TractBackend", "tract", "tract_backend"]
 
 log = logging.getLogger(__name__)
 
 LAM_INPUT = "_tract_fx_lam"
-JOINT_PASS = "joint_custom_pre_pass"
 
 
 def tract_backend(
@@ -141,16 +133,16 @@ class TractBackend:
     ) -> Callable[..., Any]:
         """Compile one captured graph; Dynamo calls this."""
         settings = self.options.with_compile_arguments(mode, options)
-        frame = current_frame()
-        captured = Captured(gm, example_inputs, classify(gm, example_inputs, frame.prefix), frame.prefix, settings)
-        _check_names(settings.layers, frame, captured.inputs)
+        frame = current_frame(gm)
+        captured = Captured(gm, example_inputs, classify(gm, example_inputs, frame.naming), frame.naming, settings)
+        check_names(settings.layers, frame, captured.inputs)
         lam = self._lift_lam(captured)
         if settings.inner == "aot_eager":
-            compiled, record = _compile_eagerly(captured, lam)
+            compiled, record = compile_eagerly(captured, lam)
         else:
-            compiled, record = _compile_with_inductor(captured, lam)
+            compiled, record = compile_with_inductor(captured, lam)
         self._records.append(record)
-        _tell(record, settings)
+        tell(record, settings)
         return compiled
 
     def _lift_lam(self, captured: Captured) -> str | float:
@@ -164,143 +156,3 @@ class TractBackend:
             return LAM_INPUT
         log.warning("lam=%s is compiled into a graph that Dynamo did not make; to change it, compile anew", self._lam)
         return self._lam
-
-
-@dataclasses.dataclass(frozen=True)
-class Captured:
-    """A graph that Dynamo captured, and what is known about it before AOTAutograd sees it."""
-
-    gm: torch.fx.GraphModule
-    example_inputs: Sequence[Any]
-    inputs: tuple[GraphInput, ...]
-    prefix: str
-    settings: TractOptions
-
-    @property
-    def parameter_device(self) -> torch.device | None:
-        """Device of the first trainable parameter; None when there is none."""
-        pairs = zip(self.inputs, self.example_inputs, strict=True)
-        return next((example.device for item, example in pairs if item.role is Role.PARAMETER), None)
-
-    def fingerprint(self, lam: str | float) -> tuple[Any, ...]:
-        """Everything on which the findings depend: sources, options, the graph, and the names of what is in it."""
-        stacks = [list(node.meta.get("nn_module_stack", {}).values())[-1:] for node in self.gm.graph.nodes]
-        return (
-            source_hash(),
-            torch.__version__,
-            self.settings.layers,
-            self.settings.on_unsupported,
-            lam,
-            self.prefix,
-            tuple((item.name, item.role.value) for item in self.inputs),
-            self.gm.print_readable(print_output=False),
-            repr(stacks),
-        )
-
-
-def _compile_eagerly(captured: Captured, lam: str | float) -> tuple[Callable[..., Any], GraphRecord]:
-    findings = FindingsRecorder(captured.settings)
-    tract_pass = TractPass(captured.inputs, captured.settings.layers, lam, (), findings, prefix=captured.prefix)
-    return compat.aot_eager(captured.gm, captured.example_inputs, tract_pass), findings.record
-
-
-def _compile_with_inductor(captured: Captured, lam: str | float) -> tuple[Callable[..., Any], GraphRecord]:
-    patches = captured.settings.inductor_patches()
-    fingerprint = captured.fingerprint(lam)
-    store = RecordStore(fingerprint)
-    findings = FindingsRecorder(captured.settings)
-    patches[JOINT_PASS] = TractPass(
-        captured.inputs,
-        captured.settings.layers,
-        lam,
-        identity=("tract_fx", store.token),
-        on_findings=findings,
-        decompositions=compat.inductor_decompositions,
-        before=_as_sequence(patches.get(JOINT_PASS, compat.current_joint_pass())),
-        prefix=captured.prefix,
-    )
-    compiled = compat.compile_fx(captured.gm, captured.example_inputs, patches)
-    if findings.called:
-        store.save(findings.record)
-        return compiled, findings.record
-    return compiled, store.record or GraphRecord()
-
-
-class FindingsRecorder:
-    """Turns the findings of the pass into a record; raises where a layer cannot be rewritten and the user wants to know."""
-
-    def __init__(self, settings: TractOptions) -> None:
-        self.settings = settings
-        self.called = False
-        self.record = GraphRecord()
-
-    def __call__(self, findings: Findings) -> None:
-        self.called = True
-        self.record = GraphRecord(
-            tuple(map(_describe_match, findings.matches)), tuple(map(_describe_rejection, findings.rejections))
-        )
-        unsupported = [item for item in self.record.rejections if item.kind == RejectionKind.UNSUPPORTED.value]
-        if unsupported and self.settings.on_unsupported == "error":
-            raise UnsupportedLayerError("\n".join(f"TrAct cannot be applied to {item}" for item in unsupported))
-
-
-def _describe_match(match: Match) -> LayerMatch:
-    return LayerMatch(
-        weight=", ".join(match.weights),
-        layer=match.layer,
-        op=match.call.operator,
-        rows=match.rows if isinstance(match.rows, int) else str(match.rows),
-        features=int(match.features),
-        groups=int(match.groups),
-        form=match.form.value,
-    )
-
-
-def _describe_rejection(rejection: Rejection) -> LayerRejection:
-    return LayerRejection(
-        weight=", ".join(rejection.weights),
-        layer=rejection.layer,
-        op=rejection.op,
-        kind=rejection.kind.value,
-        reason=rejection.reason,
-        advice=rejection.advice,
-    )
-
-
-def _tell(record: GraphRecord, settings: TractOptions) -> None:
-    """Log and warn from the record, so that a cache hit says the same as the compile that filled the cache."""
-    for match in record.matches:
-        log.info("%s", match)
-    for rejection in record.rejections:
-        if rejection.kind == RejectionKind.CONSTANT_INPUT.value or settings.on_unsupported == "ignore":
-            log.info("not rewritten: %s", rejection)
-        else:
-            warnings.warn(f"TrAct is not applied: {rejection}", TractWarning, stacklevel=2)
-
-
-def _check_names(layers: str | tuple[str, ...], frame: ModelFrame, inputs: Sequence[GraphInput]) -> None:
-    if layers == "first" or not frame.names:
-        return
-    names = frame.names | {item.name for item in inputs}
-    for name in layers:
-        if not any(is_named(name, known, ()) for known in names):
-            raise UnknownLayerError(
-                f"layers has {name!r}, but the compiled model has no module and no parameter of that name"
-                f"{closest(name, names)}"
-            )
-
-
-def _as_sequence(passes: Any) -> tuple[Any, ...]:
-    if passes is None:
-        return ()
-    return tuple(passes) if isinstance(passes, (list, tuple)) else (passes,)
-
-
-@functools.cache
-def source_hash() -> str:
-    """Hash of every source file of the package: a new version never takes a graph that an old one cached."""
-    digest = hashlib.sha256()
-    root, passes = Path(__file__).parent, Path(first_layer.__file__).parent
-    for path in sorted({*root.rglob("*.py"), *passes.rglob("*.py")}):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()

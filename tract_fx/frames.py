@@ -9,33 +9,35 @@ from collections.abc import Iterator
 import torch
 
 from tract_fx.compat import compiled_frame_locals
+from tract_fx.inputs import naming_of_function
+from tract_fx.passes.naming import Naming
 
 __all__ = ["ModelFrame", "current_frame"]
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelFrame:
-    """The module whose ``forward`` is being compiled, and the model that the user compiled.
+    """How parameters and layers of the frame are called, and which names there are.
 
     Attributes:
-        prefix: qualified name of the module in the model, empty for the model itself.
-        names: qualified names of the modules and parameters of the model; empty when no model is known, as for a function.
+        naming: translates Dynamo's names into those of the user's model.
+        names: qualified names of the modules and parameters of that model; None when no model is known, as for a function.
     """
 
-    prefix: str = ""
-    names: frozenset[str] = frozenset()
+    naming: Naming
+    names: frozenset[str] | None
 
 
-def current_frame() -> ModelFrame:
-    """The frame of the compilation under way."""
-    local_modules = [value for value in compiled_frame_locals().values() if isinstance(value, torch.nn.Module)]
+def current_frame(gm: torch.fx.GraphModule) -> ModelFrame:
+    """The frame of the compilation under way, from which Dynamo captured ``gm``."""
     model = next(_compiled_models(), None)
     if model is None:
-        names = frozenset().union(*map(_names, local_modules))
-        return ModelFrame(names=names)
+        return ModelFrame(naming_of_function(gm), None)
     paths = {module: name for name, module in model.named_modules()}
-    prefix = next((paths[module] for module in local_modules if module in paths), "")
-    return ModelFrame(prefix, _names(model))
+    for variable, value in compiled_frame_locals().items():
+        if isinstance(value, torch.nn.Module) and value in paths:
+            return ModelFrame(Naming(variable, paths[value]), _names(model))
+    return ModelFrame(naming_of_function(gm), _names(model))
 
 
 def _compiled_models() -> Iterator[torch.nn.Module]:

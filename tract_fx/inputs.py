@@ -8,32 +8,41 @@ from typing import Any
 import torch
 
 from tract_fx.compat import is_static_input, source_name
-from tract_fx.passes.joint_graph import GraphInput, Role, readable_name
+from tract_fx.passes.joint_graph import GraphInput, Role
+from tract_fx.passes.naming import Naming, root_variable
 
-__all__ = ["classify"]
+__all__ = ["classify", "naming_of_function"]
 
 
-def classify(gm: torch.fx.GraphModule, example_inputs: Sequence[Any], prefix: str = "") -> tuple[GraphInput, ...]:
+def classify(gm: torch.fx.GraphModule, example_inputs: Sequence[Any], naming: Naming) -> tuple[GraphInput, ...]:
     """Name and role of every input of a graph that Dynamo captured, in its order.
 
     Args:
         gm: the captured graph.
         example_inputs: what Dynamo passes to a backend: parameters, fake tensors, symbolic sizes.
-        prefix: qualified name, in the user's model, of the module whose ``forward`` was captured.
+        naming: how parameters are called.
     """
     placeholders = gm.graph.find_nodes(op="placeholder")
     return tuple(
-        GraphInput(_name(placeholder, prefix), _role(placeholder, example))
+        GraphInput(_name(placeholder, naming), _role(placeholder, example))
         for placeholder, example in zip(placeholders, example_inputs, strict=True)
     )
 
 
-def _name(placeholder: torch.fx.Node, prefix: str) -> str:
+def naming_of_function(gm: torch.fx.GraphModule) -> Naming:
+    """Names in a graph captured from a plain function.
+
+    The variable that holds the one model it uses is left out, so that names are those of its ``state_dict``; if there are
+    several, they are needed to tell the models apart.
+    """
+    sources = [source_name(node) for node in gm.graph.find_nodes(op="placeholder") if is_static_input(node)]
+    roots = {root_variable(source) for source in sources if source is not None and "." in source}
+    return Naming(root=roots.pop() if len(roots) == 1 else None)
+
+
+def _name(placeholder: torch.fx.Node, naming: Naming) -> str:
     source = source_name(placeholder)
-    if source is None:
-        return placeholder.name
-    name = readable_name(source)
-    return f"{prefix}.{name}" if prefix and is_static_input(placeholder) else name
+    return placeholder.name if source is None else naming.of_source(source)
 
 
 def _role(placeholder: torch.fx.Node, example: Any) -> Role:

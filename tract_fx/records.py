@@ -63,7 +63,7 @@ class LayerRejection:
         weight: as in :class:`LayerMatch`.
         layer: as in :class:`LayerMatch`.
         op: operator in the graph; empty when the parameter is not used by any.
-        kind: ``"unsupported"``, ``"no first layer"`` or ``"constant input"``.
+        kind: ``"unsupported"``, ``"no first layer"``, ``"constant input"`` or ``"no gradient"``.
         reason: why, in words.
         advice: what to do about it, if anything.
     """

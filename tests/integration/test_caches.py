@@ -12,11 +12,11 @@ import pytest
 TESTS = Path(__file__).parents[1]
 
 
-def run(cache: Path, backend: str, lam: float = 0.1, model: str = "conv") -> dict[str, Any]:
+def run(cache: Path, backend: str, lam: float = 0.1, model: str = "conv", *flags: str) -> dict[str, Any]:
     """One training step in a new process; hits, misses and bypasses of both caches are in the result."""
     paths = os.pathsep.join([str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
     finished = subprocess.run(
-        [sys.executable, "-m", "support.second_process", backend, str(lam), model],
+        [sys.executable, "-m", "support.second_process", backend, str(lam), model, *flags],
         env={**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(cache), "PYTHONPATH": paths},
         capture_output=True,
         text=True,
@@ -78,6 +78,12 @@ def test_the_second_process_warns_like_the_first(cache: Path) -> None:
     assert after["warnings"] == before["warnings"]
     assert len(after["warnings"]) == 1
     assert after["rejections"] == before["rejections"]
+
+
+def test_an_evaluation_of_the_same_graph_does_not_hide_the_matches(cache: Path, first: dict[str, Any]) -> None:
+    """Training and inference share the captured graph, but not what is found in it."""
+    assert run(cache, "tract", 0.1, "conv", "evaluate")["matches"] == first["matches"]
+    assert run(cache, "tract")["matches"] == first["matches"]
 
 
 def test_a_cached_graph_without_its_record_is_compiled_anew(cache: Path, first: dict[str, Any]) -> None:

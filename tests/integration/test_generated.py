@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from support.oracle import error, tract_gradients
 from support.training import gradients
 from torch import nn
+
 from tract_fx import tract_backend
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}

@@ -5,6 +5,7 @@ import torch
 from support.oracle import error, squared, tract_gradients
 from support.training import gradients
 from torch import nn
+
 from tract_fx import tract_backend
 
 LAM = 0.1

@@ -6,6 +6,7 @@ import pytest
 import torch
 from support.oracle import error, squared, tract_gradients
 from torch import nn
+
 from tract_fx import TractBackend, tract_backend
 
 

@@ -8,6 +8,7 @@ from support.oracle import error, squared
 from support.training import gradients
 from torch import nn
 from torch_tract import TrAct
+
 from tract_fx import tract_backend
 
 # It drops dilation, groups and padding_mode, and its dual form loses digits: not here.

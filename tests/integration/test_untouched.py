@@ -4,6 +4,7 @@ import pytest
 import torch
 from support.training import gradients
 from torch import nn
+
 from tract_fx import tract_backend
 
 

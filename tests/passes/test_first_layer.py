@@ -223,6 +223,25 @@ def test_what_cannot_be_rewritten_has_a_reason_and_a_way_out(
 
 
 @both
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda m, x: m.a(x) + x @ m.b.weight.detach().t(),
+        lambda m, x: x @ m.b.weight.detach().t() + m.a(x),
+        lambda m, x: m.a(x) + (x * m.b.bias.sum()) @ torch.ones(6, 4) + x @ m.b.weight.detach().t(),
+    ],
+    ids=["after", "before", "after something else"],
+)
+def test_a_weight_without_a_gradient_is_reported(inductor: bool, function: Callable[..., torch.Tensor]) -> None:
+    """Autograd gives what it does not differentiate the number of what it differentiated last."""
+    model = Call(function, a=nn.Linear(6, 4), b=nn.Linear(6, 6))
+    model.b.weight = nn.Parameter(torch.randn(4, 6))
+    findings = find(joint_graph(model, image(5, 6), inductor=inductor))
+    assert taken(findings) == [("a.weight",)]
+    assert (RejectionKind.NO_GRADIENT, ("b.weight",)) in [(item.kind, item.weights) for item in findings.rejections]
+
+
+@both
 def test_without_data_there_is_nothing_to_do(inductor: bool) -> None:
     no_data = Call(lambda m: m.fc(m.query).sum(), fc=nn.Linear(6, 4), query=weight(2, 6))
     assert find(joint_graph(no_data, inductor=inductor)) == Findings()

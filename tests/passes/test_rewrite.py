@@ -8,10 +8,11 @@ from support.graphs import joint_graph
 from support.oracle import error, squared, tract_gradients
 from support.training import gradients
 from torch import nn
-from tract_fx import reference, tract_backend
 from tract_fx.passes.first_layer import find
 from tract_fx.passes.joint_graph import is_backward
 from tract_fx.passes.rewrite import apply
+
+from tract_fx import reference, tract_backend
 
 LAM = 0.1
 
@@ -46,8 +47,8 @@ PRODUCTS = {
     "w @ x": (lambda x, w: w @ x, (6, 9), (4, 6), rows_last, rows_last, lambda g: g),
     "w @ x, 3d": (lambda x, w: w @ x, (2, 6, 5), (4, 6), rows_last, rows_last, lambda g: g),
     "expanded left": (lambda x, w: torch.bmm(w.expand(2, -1, -1), x), (2, 6, 5), (4, 6), rows_last, rows_last, lambda g: g),
-    "expanded right": (lambda x, w: torch.bmm(x, w.expand(2, -1, -1)), (2, 5, 6), (6, 4), rows_first, rows_first, lambda g: g.T),
-    "expanded, few rows": (lambda x, w: torch.bmm(x, w.expand(2, -1, -1)), (2, 2, 6), (6, 4), rows_first, rows_first, lambda g: g.T),
+    "expanded right": (lambda x, w: x.bmm(w.expand(2, -1, -1)), (2, 5, 6), (6, 4), rows_first, rows_first, lambda g: g.T),
+    "expanded, few": (lambda x, w: x.bmm(w.expand(2, -1, -1)), (2, 2, 6), (6, 4), rows_first, rows_first, lambda g: g.T),
     "einsum": (lambda x, w: torch.einsum("btc,oc->bto", x, w), (2, 5, 6), (4, 6), rows_first, rows_first, lambda g: g),
     "addmm": (lambda x, w: torch.addmm(torch.ones(4), x, w), (9, 6), (6, 4), rows_first, rows_first, lambda g: g.T),
     "w @ vector": (lambda x, w: w @ x, (6,), (4, 6), lambda x: x[None], lambda z: z[None], lambda g: g),

@@ -5,9 +5,11 @@ from typing import Any
 
 import torch
 from torch.fx import Graph
-from tract_fx import compat
-from tract_fx.inputs import classify
 from tract_fx.passes.joint_graph import JointGraph
+
+from tract_fx import compat
+from tract_fx.frames import current_frame
+from tract_fx.inputs import classify
 
 
 def joint_graphs(
@@ -25,10 +27,11 @@ def joint_graphs(
     captured: list[JointGraph] = []
 
     def backend(gm: torch.fx.GraphModule, example_inputs: list[Any]) -> Callable[..., Any]:
-        described = classify(gm, example_inputs)
+        naming = current_frame(gm).naming
+        described = classify(gm, example_inputs, naming)
 
         def keep(graph: Graph) -> None:
-            captured.append(JointGraph(graph, described))
+            captured.append(JointGraph(graph, described, naming=naming))
 
         decompositions = compat.inductor_decompositions() if inductor else None
         return compat.aot_eager(gm, example_inputs, keep, decompositions)

@@ -3,8 +3,8 @@
 import copy
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor, nn
+
 from tract_fx import reference
 
 Loss = Callable[[Tensor], Tensor]

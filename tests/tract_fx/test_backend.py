@@ -12,6 +12,7 @@ from support.training import gradients
 from torch import nn
 from torch._inductor import config as inductor_config
 from torch._inductor.custom_graph_pass import CustomGraphPass
+
 from tract_fx import LayerMatch, TractWarning, UnsupportedLayerError, tract_backend
 from tract_fx.backend import tract
 
@@ -282,3 +283,16 @@ def test_names_are_the_model_s_own_after_a_break_in_a_sub_module(
     squared(how(copy.deepcopy(model), backend)(X)).backward()
     assert [match.weight for match in backend.matches] == ["outer.inner.conv.weight"]
     assert [match.layer for match in backend.matches] == ["outer.inner.conv"]
+
+
+def test_a_name_that_a_compiled_function_does_not_use_is_a_warning() -> None:
+    """There may be another graph that uses it; but nobody should have to guess why nothing was rewritten."""
+    net = Net()
+
+    def step(x: torch.Tensor) -> torch.Tensor:
+        return net(x).sum()
+
+    backend = tract_backend(LAM, layers=["patch_embed.prj", "head"], inner="aot_eager")
+    with pytest.warns(TractWarning, match=r"layers has 'patch_embed\.prj'.*graph has no.*'patch_embed\.proj'"):
+        torch.compile(step, backend=backend)(X).backward()
+    assert [match.weight for match in backend.matches] == ["head.weight"]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+
 from tract_fx import OptionError, TractOptions, UnknownLayerError, tract_backend
 from tract_fx.backend import tract
 from tract_fx.options import default_lam

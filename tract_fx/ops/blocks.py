@@ -14,16 +14,16 @@ __all__ = ["PartialSums", "Scratch", "boxes", "mirror_upper_", "row_steps", "row
 # triangle, smaller ones are slower matrix products.
 TRIANGLE_STEP = 64
 
-# Elements of a block that is multiplied at once: in float64 4 MiB, which the second-level caches of two cores hold. A GPU
-# wants larger products.
+# Elements of a block that is multiplied at once: in float64 4 MiB, which the second-level caches of two cores hold. A
+# GPU wants larger products.
 BLOCK_ELEMENTS = 2**19
 BLOCK_ELEMENTS_ON_GPU = 2**24
 
 # On a CPU, fewer rows than this leave a product waiting for memory.
 FEWEST_ROWS = 256
 
-# Rows that may be added to one running sum, one after the other, which is what BLAS does with the result of ``addmm_``: the
-# rounding error grows with their number. Sums of parts are added then.
+# Rows that may be added to one running sum, one after the other, which is what BLAS does with the result of ``addmm_``:
+# the rounding error grows with their number. Sums of parts are added then.
 ROWS_PER_SUM = 2**14
 
 

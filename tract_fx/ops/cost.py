@@ -1,8 +1,8 @@
 """Which way to a Gram matrix is cheaper on a CPU, from shapes alone.
 
-Costs are in multiplications of a large float64 matrix product. The constants were fitted to measurements of twenty layers on
-one core with AVX-512, where they predict either way within a third; the ways differ by factors of 2 to 4 where it
-matters, so that other machines need no others.
+Costs are in multiplications of a large float64 matrix product. The constants were fitted to measurements of twenty
+layers on one core with AVX-512, where they predict either way within a third but for the smallest layers; the ways
+differ by factors of 2 to 4 where it matters, so that other machines need no others.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ COPY = 10
 # A product and a copy of any size, with the Python around them.
 PRODUCT_CALL = 150_000
 COPY_CALL = 600_000
-# Elements of the sums over windows, of which there are up to four times (in three dimensions eight times) as many as the
-# result has, and of one row of shifted images, which is never split: 32 MiB in float64.
+# Elements of the sums over windows, of which there are up to four times (in three dimensions eight times) as many as
+# the result has, and of one row of shifted images, which is never split: 32 MiB in float64.
 MOST_ELEMENTS = 2**22
 
 

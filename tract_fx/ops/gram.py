@@ -1,8 +1,8 @@
 """``tract_fx::patch_gram``: ``X^T X`` of the patches of an input, in float64.
 
-Float64 is not a luxury. Of raw 0..255 pixels the Gram matrix has a condition number of 1e6 to 1e8 even with ``lam`` added,
-and in float32 it is not even positive semi-definite. Products of two float32 numbers are exact in float64 and so are
-squares of 1e30, so that one code path is right for every scale of inputs.
+Float64 is not a luxury. Of raw 0..255 pixels the Gram matrix has a condition number of 1e6 to 1e8 even with ``lam``
+added, and in float32 it is not even positive semi-definite. Products of two float32 numbers are exact in float64 and
+squares of 1e30 do not overflow, so that one code path is right for every scale of inputs.
 
 Two ways lead to the same sums: the *plain* one writes blocks of the matrix ``X`` and multiplies them, and the one of
 :mod:`tract_fx.ops.toeplitz` never writes ``X`` and needs fewer products where patches overlap.

@@ -1,8 +1,8 @@
 """Gram matrices of overlapping patches from products of shifted images.
 
-Notation for one spatial dimension; the others are alike. Write an offset in the kernel as ``k = stride * block + phase``
-with ``phase < stride``. What the patch of output ``o`` holds at ``k`` is a pixel of a *phase image*, which has every
-``stride``-th pixel of the padded input::
+Notation for one spatial dimension; the others are alike. Write an offset in the kernel as
+``k = stride * block + phase`` with ``phase < stride``. What the patch of output ``o`` holds at ``k`` is a pixel of a
+*phase image*, which has every ``stride``-th pixel of the padded input::
 
     patch[o][k] = padded[stride * o + k] = image[phase][o + block]
 
@@ -12,9 +12,9 @@ window that the sum runs over, on ``block``::
     gram[k, k'] = sum_{u = block}^{block + outputs - 1}  image[phase][u] * image[phase'][u + d]
 
 All windows share the pixels in the middle, which are nearly all; they are multiplied once for each displacement instead
-of once for each pair of offsets. A pixel near an end lies in some of the windows; such pixels have products of their own,
-which are added to those windows. Nothing is subtracted: an entry is a sum of its own terms, as accurate as in the plain
-product, and a NaN reaches exactly the entries it belongs to.
+of once for each pair of offsets. A pixel near an end lies in some of the windows; such pixels have products of their
+own, which are added to those windows. Nothing is subtracted: an entry is a sum of its own terms, as accurate as in the
+plain product, and a NaN reaches exactly the entries it belongs to.
 
 Layout: always three dimensions, frames, rows and columns; a convolution with fewer has leading ones of size 1. Phase
 images are ``(channels, *phases, rows, frames, batch, columns)``, so that moving by a row is a slice of the flattened
@@ -87,10 +87,10 @@ class Axis:
 
     @property
     def margins(self) -> tuple[int, int]:
-        """Zeros before and after, so that every position has a neighbour at every displacement; negative ones crop."""
+        """Zeros before and after, so that every position has a neighbour at every displacement."""
         before = self.padding + self.stride * self.reach
         positions = self.outputs + 3 * self.reach
-        return before, self.stride * (positions - 1) + self.phases - self.size - before
+        return before, max(0, self.stride * (positions - 1) + self.phases - self.size - before)
 
     def spans(self) -> list[Span]:
         """All positions, split where they enter or leave a window ``block <= position < block + outputs``."""

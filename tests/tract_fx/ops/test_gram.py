@@ -9,7 +9,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.patch_shapes import Layer, layers, sliced_patches
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -23,6 +23,7 @@ from tract_fx.ops.patches import LINEAR, PatchGeometry, unfold_patches
 
 WAYS = ("chosen", "plain", "toeplitz")
 STEM = PatchGeometry((7, 7), (2, 2), (3, 3), (1, 1))
+MORE_PADDING_THAN_PIXELS = Layer((1, 1, 1, 2), PatchGeometry((1, 2), (5, 1), (2, 0), (1, 1)))
 STEM_ARGUMENTS = ([7, 7], [2, 2], [3, 3], [1, 1], 1)
 
 
@@ -53,6 +54,7 @@ def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
 @pytest.mark.parametrize("block", [None, 1, 300])
 @settings(max_examples=60, deadline=None)
 @given(layers(), st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]), st.integers(0, 2**31))
+@example(MORE_PADDING_THAN_PIXELS, torch.float32, 0)
 def test_integer_pixels_give_the_exact_matrix(
     way: str, block: int | None, layer: Layer, dtype: torch.dtype, seed: int
 ) -> None:
@@ -237,12 +239,18 @@ def largest_bytes(way: str, input: torch.Tensor, geometry: PatchGeometry) -> int
     ],
 )
 def test_memory_does_not_grow_with_the_batch(way: str, shape: tuple[int, ...], geometry: PatchGeometry) -> None:
-    """A padded copy of some images, and a few blocks of 4 MiB: no matrix of patches, which would be 130 MB and more."""
-    batch = math.ceil(2**22 / math.prod(shape))
-    small = largest_bytes(way, torch.ones(batch, *shape), geometry)
-    large = largest_bytes(way, torch.ones(3 * batch, *shape), geometry)
+    """A padded copy of some images, and a few blocks, here an eighth as large as usual; no matrix of patches."""
+    batch = math.ceil(2**19 / math.prod(shape))
+    with mock.patch.object(module, "PADDED_ELEMENTS", 2**19), mock.patch.object(blocks, "BLOCK_ELEMENTS", 2**16):
+        small = largest_bytes(way, torch.ones(batch, *shape), geometry)
+        large = largest_bytes(way, torch.ones(3 * batch, *shape), geometry)
     assert large <= 1.1 * small
-    assert large < 50e6
+    assert large < 6e6
+
+
+def test_the_usual_blocks_are_some_megabytes() -> None:
+    assert largest_bytes("plain", torch.ones(16, 3, 224, 224), STEM) < 12e6
+    assert largest_bytes("toeplitz", torch.ones(16, 3, 224, 224), STEM) < 12e6
 
 
 def test_memory_of_a_wide_linear_layer_is_bounded() -> None:

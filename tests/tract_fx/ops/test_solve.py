@@ -5,7 +5,7 @@ import math
 import mpmath
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from support.oracle import error
 from support.patch_shapes import Layer, layers, sliced_patches
@@ -35,7 +35,7 @@ def solved(rows: Tensor, gradient: Tensor, lam: float = LAM) -> Tensor:
 
 
 def raw_images(count: int, seed: int = 0) -> Tensor:
-    """Pixels 0..255 like a photograph's: neighbouring pixels and channels nearly alike, a few edges, a little texture."""
+    """Pixels 0..255 like a photograph's: neighbours and channels nearly alike, a few edges, a little texture."""
     generator = torch.Generator().manual_seed(seed)
 
     def noise(channels: int, size: int) -> Tensor:
@@ -64,6 +64,7 @@ def test_both_forms_agree(layer: Layer, lam: float, seed: int) -> None:
     torch.manual_seed(seed)
     input = torch.randn(layer.shape)
     rows, output_gradient, gradient = rows_and_gradient(input, layer.geometry)
+    assume(rows.shape[1] < 300)
     primal = primal_gradient(input, gradient, rows.shape[1], lam, layer.geometry)
     dual = dual_gradient(input, output_gradient, rows.shape[1], lam, layer.geometry)
     assert dual.dtype == torch.float64
