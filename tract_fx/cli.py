@@ -70,6 +70,7 @@ def _declare_demo(commands: Any) -> None:
     add("--image-size", type=_count(8), metavar="N", help="resize --data to this, a multiple of 8 (default: 32)")
     add("--limit", type=_count(0), default=10_000, metavar="N", help="images in all, 0: no limit (default: 10000)")
     add("--device", metavar="NAME", help="torch device (default: cuda where there is one, else cpu)")
+    add("--threads", type=_count(1), metavar="N", help="processor threads (default: leave one free for other work)")
     add(
         "--inner",
         choices=("inductor", "aot_eager"),
@@ -96,6 +97,7 @@ def _run_demo(args: argparse.Namespace) -> int:
         image_size=args.image_size,
         limit=args.limit,
         device=args.device,
+        threads=args.threads,
         out=args.out,
         inner=args.inner,
     )

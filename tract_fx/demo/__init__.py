@@ -1,0 +1,1 @@
+"""The `tract-fx demo` command: a small ResNet and a small ViT, trained plain and with TrAct, side by side."""
