@@ -3,6 +3,18 @@
 import pytest
 import torch
 
+from tract_fx.compat import can_generate_code
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Without a C++ compiler Inductor cannot generate code for the CPU; all other tests still run."""
+    if can_generate_code("cpu"):
+        return
+    skip = pytest.mark.skip(reason="Inductor needs a C++ compiler (g++ or clang++) to generate code for the CPU")
+    for item in items:
+        if item.get_closest_marker("codegen"):
+            item.add_marker(skip)
+
 
 @pytest.fixture(autouse=True, scope="session")
 def compile_cache(tmp_path_factory: pytest.TempPathFactory) -> None:

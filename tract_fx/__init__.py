@@ -4,24 +4,15 @@
 >>> model = torch.compile(model, backend=tract_fx.tract_backend(lam=0.1))  # doctest: +SKIP
 """
 
+from importlib import import_module as _import_module
 from pathlib import Path as _Path
+from typing import TYPE_CHECKING, Any
 
-# `passes/` is installed as `tract_fx.passes` but stands beside this folder in the repository. In a checkout that is not
-# installed, or shadows an installed package, or is installed in setuptools' compat mode, it is found here.
-_here = _Path(__file__).parent
-if not (_here / "passes").is_dir() and (_here.parent / "passes").is_dir():
-    __path__.append(str(_here.parent))
-
-from tract_fx.backend import TractBackend, tract_backend  # noqa: E402
-from tract_fx.errors import (  # noqa: E402
-    OptionError,
-    TractError,
-    TractWarning,
-    UnknownLayerError,
-    UnsupportedLayerError,
-)
-from tract_fx.options import TractOptions  # noqa: E402
-from tract_fx.records import LayerMatch, LayerRejection  # noqa: E402
+if TYPE_CHECKING:
+    from tract_fx.backend import TractBackend, tract_backend
+    from tract_fx.errors import OptionError, TractError, TractWarning, UnknownLayerError, UnsupportedLayerError
+    from tract_fx.options import TractOptions
+    from tract_fx.records import LayerMatch, LayerRejection
 
 __all__ = [
     "LayerMatch",
@@ -35,3 +26,28 @@ __all__ = [
     "UnsupportedLayerError",
     "tract_backend",
 ]
+
+# `passes/` is installed as `tract_fx.passes` but stands beside this folder in the repository. In a checkout that is not
+# installed, or shadows an installed package, or is installed in setuptools' compat mode, it is found here.
+_here = _Path(__file__).parent
+if not (_here / "passes").is_dir() and (_here.parent / "passes").is_dir():
+    __path__.append(str(_here.parent))
+
+_HOME = {
+    "backend": ("TractBackend", "tract_backend"),
+    "errors": ("OptionError", "TractError", "TractWarning", "UnknownLayerError", "UnsupportedLayerError"),
+    "options": ("TractOptions",),
+    "records": ("LayerMatch", "LayerRejection"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for when it is asked for: ``tract-fx --help`` must not wait for torch."""
+    for module, names in _HOME.items():
+        if name in names:
+            return getattr(_import_module(f"tract_fx.{module}"), name)
+    raise AttributeError(f"module 'tract_fx' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

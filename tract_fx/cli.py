@@ -74,8 +74,7 @@ def _declare_demo(commands: Any) -> None:
     add(
         "--inner",
         choices=("inductor", "aot_eager"),
-        default="inductor",
-        help="compiler behind both sides; aot_eager generates no code (default: inductor)",
+        help="compiler behind both sides; aot_eager generates no code (default: inductor where there is a C++ compiler)",
     )
 
 

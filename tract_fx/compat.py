@@ -36,6 +36,7 @@ __all__ = [
     "ViewBaseAOTInput",
     "aot_eager",
     "cache_dir",
+    "can_generate_code",
     "compile_fx",
     "compiled_frame_locals",
     "current_joint_pass",
@@ -158,6 +159,20 @@ def real_scalar(value: float, device: torch.device) -> torch.Tensor:
 
     with _disable_current_modes():
         return torch.full((), value, dtype=torch.float64, device=device)
+
+
+def can_generate_code(device: torch.device | str) -> bool:
+    """Whether Inductor can compile for a device: on the CPU it needs a C++ compiler."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    if torch.device(device).type != "cpu":
+        return True
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler:
+        return False
+    return True
 
 
 def reset_cudagraphs() -> None:

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.marks import codegen
 
+pytestmark = codegen
 TESTS = Path(__file__).parents[1]
 
 

@@ -3,6 +3,7 @@
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from support.marks import codegen
 from support.oracle import error, tract_gradients
 from support.training import gradients
 from torch import nn
@@ -77,12 +78,14 @@ def test_linear_layers(case: tuple[nn.Module, torch.Tensor]) -> None:
     check(*case, inner="aot_eager")
 
 
+@codegen
 @THROUGH_INDUCTOR
 @given(convolutions())
 def test_convolutions_through_generated_code(case: tuple[nn.Module, torch.Tensor]) -> None:
     check(*case, inner="inductor")
 
 
+@codegen
 @THROUGH_INDUCTOR
 @given(linears())
 def test_linear_layers_through_generated_code(case: tuple[nn.Module, torch.Tensor]) -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from support.marks import INNERS
 from support.oracle import error, tract_gradients
 from support.training import gradients
 from torch import nn
@@ -73,7 +74,7 @@ def make(name: str) -> tuple[nn.Module, torch.Tensor]:
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("inner", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("inner", INNERS)
 def test_gradient_equals_reference(name: str, inner: str) -> None:
     model, x = make(name)
     backend = tract_backend(LAM, inner=inner)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from support.marks import INNERS
 from support.oracle import error, squared, tract_gradients
 from support.training import gradients
 from torch import nn
@@ -60,7 +61,7 @@ def test_float64_inputs_whose_squares_leave_float64(dtype: torch.dtype, scale: f
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize("inner", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("inner", INNERS)
 def test_nan_and_infinity_reach_the_gradient(bad: float, inner: str) -> None:
     """So that a loss scaler or a NaN check still sees them."""
     x = torch.randn(4, 3, 12, 12)
@@ -69,7 +70,7 @@ def test_nan_and_infinity_reach_the_gradient(bad: float, inner: str) -> None:
     assert not gradients(model, [x], tract_backend(LAM, inner=inner))["0.weight"].isfinite().all()
 
 
-@pytest.mark.parametrize("inner", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("inner", INNERS)
 @pytest.mark.parametrize("stem", STEMS)
 def test_raw_pixels_are_right_and_not_only_finite(stem: str, inner: str) -> None:
     """At most three times the error that rounding the plain gradient to float32 causes by itself."""

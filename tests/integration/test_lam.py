@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from support.marks import INNERS
 from support.oracle import error, squared, tract_gradients
 from torch import nn
 
@@ -39,7 +40,7 @@ class Counter:
         return self.inner(*arguments, **keywords)
 
 
-@pytest.mark.parametrize("inner", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("inner", INNERS)
 def test_lam_takes_effect_at_the_next_step_of_every_graph(inner: str) -> None:
     torch.manual_seed(0)
     torch._dynamo.reset()

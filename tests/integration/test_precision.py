@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from support.marks import INNERS
 from support.oracle import error, squared, tract_gradients
 from support.training import gradients
 from torch import nn
@@ -33,7 +34,7 @@ LAYERS = {
 }
 
 
-@pytest.mark.parametrize("inner", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("inner", INNERS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", LAYERS)
 def test_autocast(name: str, dtype: torch.dtype, inner: str) -> None:

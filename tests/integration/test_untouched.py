@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from support.marks import INNERS
 from support.training import gradients
 from torch import nn
 
@@ -46,7 +47,7 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("inner", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("inner", INNERS)
 @pytest.mark.parametrize("name", MODELS)
 def test_only_the_first_weight_gradient_changes(name: str, inner: str) -> None:
     """Bitwise, on the CPU, under both: the generated kernels of everything else are the same."""

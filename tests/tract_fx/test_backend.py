@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from support.marks import INNERS, codegen
 from support.oracle import error, squared, tract_gradients
 from support.training import gradients
 from torch import nn
@@ -99,6 +100,7 @@ def test_the_entry_point_is_the_string_backend() -> None:
     assert torch._dynamo.lookup_backend("tract") is tract
 
 
+@codegen
 @pytest.mark.parametrize("mode", ["reduce-overhead", "max-autotune-no-cudagraphs"])
 def test_modes_and_options_reach_inductor(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from tract_fx import compat
@@ -128,6 +130,7 @@ class Recorder(CustomGraphPass):
         return "recorder"
 
 
+@codegen
 @pytest.mark.parametrize("route", ["option", "config"])
 def test_the_user_s_own_joint_pass_still_runs(route: str) -> None:
     model, theirs = Net(), Recorder()
@@ -141,7 +144,7 @@ def test_the_user_s_own_joint_pass_still_runs(route: str) -> None:
     assert error(found[FIRST], expected(model)) <= 1e-5
 
 
-@pytest.mark.parametrize("inner", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("inner", INNERS)
 def test_evaluation_and_no_grad_pass_through(inner: str) -> None:
     model, backend = Net(), tract_backend(LAM, inner=inner)
     compiled = torch.compile(model, backend=backend)
@@ -174,7 +177,7 @@ def no_layer() -> nn.Module:
     return Scale()
 
 
-@pytest.mark.parametrize("inner", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("inner", INNERS)
 def test_a_frozen_first_layer(inner: str) -> None:
     model, backend = frozen_first(), tract_backend(LAM, inner=inner)
     found = gradients(model, [X], backend)
@@ -188,7 +191,7 @@ def test_an_entirely_frozen_model() -> None:
     assert x.grad is not None
 
 
-@pytest.mark.parametrize("inner", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("inner", INNERS)
 def test_a_model_without_a_layer_says_where_data_meets_a_parameter(inner: str) -> None:
     model, backend = no_layer(), tract_backend(LAM, inner=inner)
     with pytest.warns(TractWarning, match=r"there is no first layer: data first meets a parameter in mul"):
@@ -208,7 +211,7 @@ def transposed() -> nn.Module:
     return nn.Sequential(nn.ConvTranspose2d(3, 4, 3), nn.Tanh())
 
 
-@pytest.mark.parametrize("inner", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("inner", INNERS)
 def test_what_cannot_be_rewritten_is_an_error_by_default(inner: str) -> None:
     with pytest.raises(
         torch._dynamo.exc.BackendCompilerFailed,

@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from tract_fx.compat import can_generate_code
 from tract_fx.demo.environment import default_threads, processor_threads
 from tract_fx.demo.errors import DemoError
 from tract_fx.demo.figures import draw_curves, draw_filters
@@ -35,12 +36,14 @@ def run_demo(settings: DemoSettings, console: Console) -> list[Path]:
         DemoError: if the settings ask for something that is not there.
     """
     started = time.perf_counter()
-    settings = resolved(settings)
+    asked, settings = settings, resolved(settings)
     with console.status("reading images"):
         images = read_images(settings)
         data = standardised(images, torch.device(settings.device))
     schedule = Schedule(settings.epochs, min(settings.batch_size, len(images.train_images)), settings.seed)
     _introduce(console, settings, images, schedule)
+    if settings.inner != (asked.inner or "inductor"):
+        console.print("no C++ compiler found (g++ or clang++): both sides run without generated code")
     with processor_threads(settings.threads):
         pairs = {name: train_pair(RECIPES[name], images, data, schedule, settings, console) for name in settings.models}
     for name, pair in pairs.items():
@@ -49,7 +52,7 @@ def run_demo(settings: DemoSettings, console: Console) -> list[Path]:
 
 
 def resolved(settings: DemoSettings) -> DemoSettings:
-    """The settings with image size, device and threads filled in, and the output folder made.
+    """The settings with image size, device, threads and compiler filled in, and the output folder made.
 
     Raises:
         DemoError: if the image size, the device or the output folder cannot be used.
@@ -64,7 +67,9 @@ def resolved(settings: DemoSettings) -> DemoSettings:
     except OSError as error:
         raise DemoError(f"--out {settings.out}: cannot be made a folder ({error.strerror})") from error
     threads = settings.threads or default_threads()
-    return replace(settings, image_size=size, device=_device(settings.device), threads=threads)
+    device = _device(settings.device)
+    inner = settings.inner or ("inductor" if can_generate_code(device) else "aot_eager")
+    return replace(settings, image_size=size, device=device, threads=threads, inner=inner)
 
 
 def _device(name: str | None) -> str:

@@ -20,7 +20,8 @@ class DemoSettings:
         device: torch device name.
         threads: processor threads for torch; None leaves one of its usual number free.
         out: folder for the pictures and `results.json`.
-        inner: what compiles both sides: `inductor`, or `aot_eager` to generate no code.
+        inner: what compiles both sides: `inductor`, or `aot_eager` to generate no code; None takes `inductor` where
+            it can work.
     """
 
     data: Path | None
@@ -34,4 +35,4 @@ class DemoSettings:
     device: str | None
     threads: int | None
     out: Path
-    inner: str
+    inner: str | None
