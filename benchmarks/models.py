@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import torch
@@ -34,7 +35,7 @@ def resnet18(stem: nn.Module) -> nn.Module:
     """ResNet-18 behind a stem with 64 outputs."""
     widths = [64, 64, 128, 256, 512]
     blocks = []
-    for number, (inputs, outputs) in enumerate(zip(widths, widths[1:], strict=False)):
+    for number, (inputs, outputs) in enumerate(itertools.pairwise(widths)):
         blocks += [Residual(inputs, outputs, 1 if number == 0 else 2), Residual(outputs, outputs, 1)]
     return nn.Sequential(stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10))
 

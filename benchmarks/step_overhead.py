@@ -20,10 +20,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tract_fx import tract_backend
-from tract_fx.demo.environment import environment
 
 from benchmarks.models import MODELS
+from tract_fx import tract_backend
+from tract_fx.demo.environment import environment
 
 WARM_UP = 3
 
@@ -78,7 +78,7 @@ def measure(name: str, pairs: int) -> dict[str, Any]:
 
 def step(model: nn.Module, backend: Any, x: Tensor, labels: Tensor) -> Callable[[], None]:
     """One training step as a function without arguments."""
-    compiled = torch.compile(model, backend=backend)
+    compiled = torch.compile(model, backend=backend, dynamic=False)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
 
     def run() -> None:

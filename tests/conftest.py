@@ -1,5 +1,10 @@
 """Every test session compiles into a cache folder of its own, so that nothing an older version cached is taken."""
 
+import os
+
+# One thread: two on a busy machine wait for each other, and sums in a fixed order are equal bit by bit.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import torch
 

@@ -10,9 +10,11 @@ from torch import Tensor
 
 __all__ = ["PartialSums", "Scratch", "boxes", "mirror_upper_", "row_steps", "rows_at_once"]
 
-# Rows of a matrix that are treated at once where only a triangle is wanted: larger ones spend more on the other
-# triangle, smaller ones are slower matrix products.
+# Where only a triangle of a matrix is wanted, about how many of its rows are treated at once, and in how many parts at
+# most. Fewer parts spend more on the other triangle; more are slower products, and threads that wait for each other
+# more often, which costs a lot where other processes use the same cores.
 TRIANGLE_STEP = 64
+MOST_STEPS = 4
 
 # Elements of a block that is multiplied at once: in float64 4 MiB, which the second-level caches of two cores hold. A
 # GPU wants larger products.
@@ -94,8 +96,8 @@ def boxes(sizes: Sequence[int], limit: int) -> Iterator[tuple[slice, ...]]:
 
 
 def row_steps(size: int) -> Iterator[slice]:
-    """Ranges of nearly :data:`TRIANGLE_STEP` rows, for loops over the upper triangle of a matrix."""
-    count = max(1, round(size / TRIANGLE_STEP))
+    """Ranges of rows of about equal size, for loops over the upper triangle of a matrix."""
+    count = min(MOST_STEPS, max(1, round(size / TRIANGLE_STEP)))
     for index in range(count):
         yield slice(size * index // count, size * (index + 1) // count)
 

@@ -69,7 +69,8 @@ def test_integer_pixels_give_the_exact_matrix(
 @settings(max_examples=60, deadline=None)
 @given(layers(), st.integers(0, 2**31))
 def test_the_matrix_is_symmetric_to_the_last_bit(way: str, layer: Layer, seed: int) -> None:
-    input = torch.randn(layer.shape, generator=torch.Generator().manual_seed(seed))
+    # Float64, so that all digits of an input are seen to count.
+    input = torch.randn(layer.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     with computed(way, 64):
         found = gram(input, layer.geometry)
     assert torch.equal(found, found.mT)
@@ -249,8 +250,9 @@ def test_memory_does_not_grow_with_the_batch(way: str, shape: tuple[int, ...], g
 
 
 def test_the_usual_blocks_are_some_megabytes() -> None:
-    assert largest_bytes("plain", torch.ones(16, 3, 224, 224), STEM) < 12e6
-    assert largest_bytes("toeplitz", torch.ones(16, 3, 224, 224), STEM) < 12e6
+    input = torch.ones(48, 3, 224, 224)
+    assert largest_bytes("plain", input, STEM) < 25e6
+    assert largest_bytes("toeplitz", input, STEM) < 25e6
 
 
 def test_memory_of_a_wide_linear_layer_is_bounded() -> None:

@@ -224,6 +224,23 @@ def test_a_broken_pixel_reaches_the_gradient_of_its_group_only(value: float) -> 
     for found in (primal, dual):
         assert found[0].isfinite().all()
         assert not found[1].isfinite().all()
+        # What a failed factorisation hands back is the plain gradient: features that never meet the pixel keep theirs.
+        torch.testing.assert_close(found[1].nan_to_num(), gradient[1].nan_to_num(), rtol=1e-12, atol=1e-12)
+
+
+def test_values_whose_squares_overflow_float64_are_solved_and_not_handed_back() -> None:
+    """Far above ``lam``, pixels ``s`` times as large have a gradient that is as many times smaller."""
+    input, geometry = raw_images(16).double(), square(4, 4)
+    rows, output_gradient, gradient = rows_and_gradient(input, geometry)
+    count, large, larger = rows.shape[1], 2.0**100, 2.0**508
+    found, expected = (
+        primal_gradient(input * scale, gradient * scale, count, LAM, geometry) * scale for scale in (larger, large)
+    )
+    assert error(found, expected) < 1e-6
+    found, expected = (
+        dual_gradient(input * scale, output_gradient, count, LAM, geometry) * scale for scale in (larger, large)
+    )
+    assert error(found, expected) < 1e-6
 
 
 def test_one_row_of_a_linear_layer() -> None:
