@@ -57,7 +57,8 @@ class Captured:
 def _metadata(example: Any) -> tuple[Any, ...]:
     if not isinstance(example, torch.Tensor):
         return (type(example).__name__, str(example))
-    return (str(example.dtype), str(example.device), str(example.shape), str(example.stride()), example.requires_grad)
+    strides = str(example.stride()) if example.layout is torch.strided else ""
+    return (str(example.dtype), str(example.device), str(example.shape), strides, example.requires_grad)
 
 
 @functools.cache

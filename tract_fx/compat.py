@@ -20,7 +20,7 @@ from torch._functorch._aot_autograd.descriptors import (
     ViewBaseAOTInput,
 )
 from torch._functorch.partitioners import min_cut_rematerialization_partition
-from torch._guards import TracingContext, detect_fake_mode
+from torch._guards import detect_fake_mode
 from torch._inductor import config as inductor_config
 from torch._inductor.custom_graph_pass import CustomGraphPass
 from torch._inductor.runtime.cache_dir_utils import cache_dir
@@ -32,13 +32,13 @@ __all__ = [
     "GradAOTOutput",
     "PlainAOTInput",
     "SubclassGetAttrAOTInput",
-    "TracingContext",
     "ViewBaseAOTInput",
     "aot_eager",
     "cache_dir",
     "can_generate_code",
     "compile_fx",
     "compiled_frame_locals",
+    "compiled_module",
     "current_joint_pass",
     "detect_fake_mode",
     "inductor_decompositions",
@@ -92,6 +92,17 @@ def compiled_frame_locals() -> dict[str, Any]:
         return dict(InstructionTranslator.current_tx().output.local_scope)
     except AttributeError:
         return {}
+
+
+def compiled_module(value: object) -> torch.nn.Module | None:
+    """The model inside ``torch.compile(model)``, or ``value`` itself after ``value.compile()``; None otherwise."""
+    from torch._dynamo.eval_frame import OptimizedModule
+
+    if isinstance(value, OptimizedModule):
+        return value._orig_mod
+    if isinstance(value, torch.nn.Module) and getattr(value, "_compiled_call_impl", None) is not None:
+        return value
+    return None
 
 
 def list_modes() -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import torch
 
-from tract_fx.compat import compiled_frame_locals
+from tract_fx.compat import compiled_frame_locals, compiled_module
 from tract_fx.inputs import naming_of_function
 from tract_fx.passes.naming import Naming
 
@@ -45,10 +45,8 @@ def _compiled_models() -> Iterator[torch.nn.Module]:
     frame = sys._getframe()
     while frame is not None:
         owner = frame.f_locals.get("self")
-        if isinstance(owner, torch._dynamo.eval_frame.OptimizedModule):
-            yield owner._orig_mod
-        elif isinstance(owner, torch.nn.Module) and getattr(owner, "_compiled_call_impl", None) is not None:
-            yield owner
+        if (model := compiled_module(owner)) is not None:
+            yield model
         frame = frame.f_back
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -46,15 +46,15 @@ class Scratch:
 
 
 class PartialSums:
-    """Adds products to a tensor, :data:`ROWS_PER_SUM` rows or a few more at a time.
+    """Sums of products of :data:`ROWS_PER_SUM` rows, or a few more.
 
     Args:
-        total: what to add to.
-        part: zeros of a shape that broadcasts to that of ``total``.
+        add: is given each sum, to add it to the total.
+        part: zeros of the shape of a sum.
     """
 
-    def __init__(self, total: Tensor, part: Tensor) -> None:
-        self._total = total
+    def __init__(self, add: Callable[[Tensor], object], part: Tensor) -> None:
+        self._add = add
         self._part = part
         self._rows = 0
 
@@ -67,7 +67,7 @@ class PartialSums:
 
     def flush(self) -> None:
         """Add what is not yet in the total."""
-        self._total += self._part
+        self._add(self._part)
         self._part.zero_()
         self._rows = 0
 

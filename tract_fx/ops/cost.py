@@ -67,6 +67,6 @@ def toeplitz_cost(axes: Axes, channels: int, rows: int) -> float:
     displacements = len(list(axes.displacements()))
     products = displacements * axes.columns.shifts - axes.columns.reach
     copies = axes.frames.blocks * axes.columns.shifts + 1
-    spans = math.prod(len(axis.spans()) for axis in axes)
-    calls = spans * (displacements * PRODUCT_CALL + axes.frames.blocks * COPY_CALL)
+    runs = math.prod(len(axis.runs()) for axis in axes)
+    calls = runs * (displacements * PRODUCT_CALL + axes.frames.blocks * COPY_CALL)
     return rows * lines * ((lines + NARROW) * products + COPY * copies) + calls

@@ -92,7 +92,7 @@ def _write_plain(matrix: Tensor, input: Tensor, geometry: PatchGeometry) -> None
     """``matrix = X^T X`` of one group, ``input`` being its channels, by writing blocks of ``X``."""
     geometry = dataclasses.replace(geometry, groups=1)
     scratch = Scratch()
-    sums = PartialSums(matrix, torch.zeros_like(matrix))
+    sums = PartialSums(matrix.add_, torch.zeros_like(matrix))
     limit = rows_at_once(input, len(matrix))
     for images in _padded_chunks(input):
         view = patch_view(pad(images, geometry), geometry)[0]

@@ -39,16 +39,21 @@ from tract_fx.ops.patches import PatchGeometry
 __all__ = ["Axes", "Axis", "add_images", "assemble", "axes_of", "new_sums", "sums_shape"]
 
 
-class Span(NamedTuple):
-    """Positions of a phase image that lie in the same windows: those of the blocks in ``blocks``."""
+class Run(NamedTuple):
+    """``count`` neighbouring sets of ``width`` positions; of a set, all lie in the same windows. One of the two is 1."""
 
     start: int
-    stop: int
-    blocks: slice
+    count: int
+    width: int
 
-    def part(self, piece: slice, before: int = 0, after: int = 0) -> slice:
-        """``piece``, counted from ``start``, as positions of the image, with a margin."""
-        return slice(self.start + piece.start - before, self.start + piece.stop + after)
+    @property
+    def stop(self) -> int:
+        """The position after the last."""
+        return self.start + self.count * self.width
+
+    def cut(self, piece: slice) -> Run:
+        """The part ``piece`` of the width, counted from ``start``; all of a run of single positions."""
+        return self._replace(start=self.start + piece.start, width=piece.stop - piece.start)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,14 +97,17 @@ class Axis:
         positions = self.outputs + 3 * self.reach
         return before, max(0, self.stride * (positions - 1) + self.phases - self.size - before)
 
-    def spans(self) -> list[Span]:
-        """All positions, split where they enter or leave a window ``block <= position < block + outputs``."""
+    def runs(self) -> list[Run]:
+        """All positions: those in every window together, those near an end one by one."""
         end = self.outputs + self.reach
-        starts = sorted({*range(self.blocks), *range(self.outputs, end)})
-        return [
-            Span(start, stop, slice(max(0, start - self.outputs + 1), min(self.blocks, start + 1)))
-            for start, stop in itertools.pairwise([*starts, end])
-        ]
+        if self.outputs < self.blocks:
+            return [Run(0, end, 1)]
+        middle = Run(self.reach, 1, self.outputs - self.reach)
+        return [Run(0, self.reach, 1), middle, Run(self.outputs, self.reach, 1)] if self.reach else [middle]
+
+    def windows(self, position: int) -> slice:
+        """The blocks in whose windows ``block <= position < block + outputs`` a position lies."""
+        return slice(max(0, position - self.outputs + 1), min(self.blocks, position + 1))
 
 
 class Axes(NamedTuple):
@@ -119,9 +127,14 @@ class Axes(NamedTuple):
             for row in range(-self.rows.reach if frame else 0, self.rows.blocks):
                 yield frame, row
 
-    def spans(self) -> Iterator[tuple[Span, Span, Span]]:
-        """All positions, split by the windows they lie in."""
-        return itertools.product(*(axis.spans() for axis in self))
+    def runs(self) -> Iterator[tuple[Run, Run, Run]]:
+        """All positions."""
+        return itertools.product(*(axis.runs() for axis in self))
+
+    def windows(self, runs: tuple[Run, Run, Run]) -> Iterator[tuple[slice, slice, slice]]:
+        """The blocks in whose windows each of the sets of a run lies."""
+        for sets in itertools.product(*(range(run.count) for run in runs)):
+            yield tuple(axis.windows(run.start + index) for axis, run, index in zip(self, runs, sets, strict=True))
 
 
 def axes_of(geometry: PatchGeometry, spatial: Sequence[int]) -> Axes:
@@ -155,15 +168,24 @@ def add_images(sums: Tensor, images: Tensor, axes: Axes, scratch: tuple[Scratch,
         scratch: memory for the two factors of a product.
     """
     planes = _phase_images(images, axes)
-    for frames, rows, columns in axes.spans():
-        partial = PartialSums(sums[frames.blocks, rows.blocks, columns.blocks], torch.zeros_like(sums[0, 0, 0]))
-        width, height = columns.stop - columns.start, rows.stop - rows.start
-        elements = sums.shape[-3] * sums.shape[-2] * width * (height + 2 * axes.rows.reach) // height
-        limit = max(1, rows_at_once(images, elements // width) // width)
-        for batch, *piece in boxes([len(images), frames.stop - frames.start, height], limit):
-            positions = width * math.prod(part.stop - part.start for part in (batch, *piece))
-            products = partial.part_for(positions)
-            _add_products(products, planes[..., batch, :], axes, (frames, rows, columns), piece, scratch)
+    *displacements, lines, shifts, _ = sums.shape[3:]
+    for runs in axes.runs():
+        frames, rows, columns = runs
+        sets = list(axes.windows(runs))
+
+        def add(products: Tensor, sets: list[tuple[slice, slice, slice]] = sets) -> None:
+            for index, windows in enumerate(sets):
+                sums[windows] += products[:, :, index].unflatten(-1, (shifts, lines))
+
+        partial = PartialSums(add, sums.new_zeros(*displacements, len(sets), lines, shifts * lines))
+        height = rows.stop - rows.start
+        elements = len(sets) * lines * shifts * (height + 2 * axes.rows.reach) // height
+        limit = rows_at_once(images, elements) // columns.width
+        for batch, piece_frames, piece_rows in boxes([len(images), frames.width, rows.width], limit):
+            block = planes[..., batch, :]
+            part = frames.cut(piece_frames), rows.cut(piece_rows), columns
+            products = partial.part_for(block.shape[-2] * math.prod(run.width for run in part))
+            _add_products(products, block, axes, part, scratch)
         partial.flush()
 
 
@@ -207,46 +229,59 @@ def _phase_images(images: Tensor, axes: Axes) -> Tensor:
 
 
 def _add_products(
-    products: Tensor,
-    planes: Tensor,
-    axes: Axes,
-    spans: tuple[Span, Span, Span],
-    piece: list[slice],
-    scratch: tuple[Scratch, Scratch],
+    products: Tensor, planes: Tensor, axes: Axes, runs: tuple[Run, Run, Run], scratch: tuple[Scratch, Scratch]
 ) -> None:
-    """Add the products of a piece of a span with itself displaced, for every displacement.
+    """Add the products of positions with themselves displaced, for every displacement, to those of their sets.
 
     Args:
-        products: ``(frame displacement, row displacement, lines, column displacement, lines)``, as in ``sums``.
+        products: ``(frame displacement, row displacement, sets, lines, column displacement * lines)``, with
+            displacements as in ``sums``.
         planes: phase images of some of the batch.
         axes: the axes.
-        spans: of frames, rows and columns.
-        piece: the part of the first two spans.
+        runs: of frames, rows and columns.
         scratch: memory for the two factors.
     """
-    frames, rows, columns = spans
-    piece_frames, piece_rows = piece
-    columns_reach, rows_reach = axes.columns.reach, axes.rows.reach
-    every = slice(0, columns.stop - columns.start)
-    fixed = _crop(planes, axes, frames.part(piece_frames), rows.part(piece_rows), columns.part(every))
-    left = scratch[0].fill(fixed).flatten(4).flatten(0, 3)
-    row_size = left.shape[1] // (piece_rows.stop - piece_rows.start)
+    left = scratch[0].fill(_fixed(planes, axes, runs)).flatten(7).flatten(3, 6).flatten(0, 2)
     for frame in range(axes.frames.blocks):
-        above = rows_reach if frame else 0
-        moved = _crop(
-            planes,
-            axes,
-            frames.part(piece_frames, -frame, frame),
-            rows.part(piece_rows, above, rows_reach),
-            columns.part(every, columns_reach, columns_reach),
-        )
-        shifted = moved.unfold(-1, every.stop, 1).movedim(-2, 0)
-        right = scratch[1].fill(shifted).flatten(5).flatten(0, 4)
+        above = axes.rows.reach if frame else 0
+        right = scratch[1].fill(_moved(planes, axes, runs, frame, above)).flatten(8).flatten(2, 6)
         for row in range(-above, axes.rows.blocks):
-            first = columns_reach * len(left) if frame == row == 0 else 0
-            start = (row + above) * row_size
-            target = products[frame, row + rows_reach].flatten(1)[:, first:]
-            target.addmm_(left, right[first:, start : start + left.shape[1]].T)
+            target = products[frame, row + axes.rows.reach]
+            displaced = _from_row(right, row + above, runs[1])
+            if len(target) > 1:
+                target.baddbmm_(left, displaced.mT)
+            else:  # the one large product: of no displacement at all, the negative half along columns is not needed
+                first = axes.columns.reach * left.shape[1] if frame == row == 0 else 0
+                target[0, :, first:].addmm_(left[0], displaced[0, first:].T)
+
+
+def _fixed(planes: Tensor, axes: Axes, runs: tuple[Run, Run, Run]) -> Tensor:
+    """The positions: ``(*counts, channels, *phases, rows, frames, batch, columns)``, as a view."""
+    frames, rows, columns = runs
+    view = _crop(planes, axes, *(slice(run.start, run.stop) for run in runs))
+    for dim, run in ((7, columns), (5, frames), (4, rows)):
+        view = view.unflatten(dim, (run.count, run.width))
+    return view.permute(6, 4, 9, 0, 1, 2, 3, 5, 7, 8, 10)
+
+
+def _moved(planes: Tensor, axes: Axes, runs: tuple[Run, Run, Run], frame: int, above: int) -> Tensor:
+    """The positions displaced by ``frame`` and by every number of columns, with the rows around them, as a view.
+
+    Returns:
+        ``(frame count, column count, column displacement, channels, *phases, rows, frames, batch, columns)``, rows from
+        ``above`` before the first to the kernel's reach after the last.
+    """
+    frames, rows, columns = runs
+    reach = axes.columns.reach
+    view = _crop(
+        planes,
+        axes,
+        slice(frames.start + frame, frames.stop + frame),
+        slice(rows.start - above, rows.stop + axes.rows.reach),
+        slice(columns.start - reach, columns.stop + reach),
+    )
+    view = view.unfold(7, columns.stop - columns.start, 1).unflatten(8, (columns.count, columns.width))
+    return view.unflatten(5, (frames.count, frames.width)).permute(5, 9, 8, 0, 1, 2, 3, 4, 6, 7, 10)
 
 
 def _crop(planes: Tensor, axes: Axes, frames: slice, rows: slice, columns: slice) -> Tensor:
@@ -254,3 +289,15 @@ def _crop(planes: Tensor, axes: Axes, frames: slice, rows: slice, columns: slice
     sizes = zip((rows, frames, columns), (axes.rows, axes.frames, axes.columns), strict=True)
     row, frame, column = (slice(part.start + axis.reach, part.stop + axis.reach) for part, axis in sizes)
     return planes[..., row, frame, :, column]
+
+
+def _from_row(right: Tensor, start: int, rows: Run) -> Tensor:
+    """Displaced by a number of rows: ``(sets, lines of all displacements, positions)``.
+
+    Args:
+        right: ``(frame count, column count, lines of all displacements, rows, positions of a row)``.
+        start: the first row to take.
+        rows: how many.
+    """
+    taken = right[:, :, :, start : start + rows.stop - rows.start].unflatten(3, (rows.count, rows.width))
+    return taken.permute(0, 3, 1, 2, 4, 5).flatten(4).flatten(0, 2)

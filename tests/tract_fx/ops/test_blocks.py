@@ -45,7 +45,7 @@ def test_scratch_reuses_its_memory() -> None:
 def test_partial_sums_add_everything_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blocks, "ROWS_PER_SUM", 10)
     total = torch.zeros(3, 2)
-    sums = PartialSums(total, torch.zeros(2))
+    sums = PartialSums(total.add_, torch.zeros(2))
     for rows in (4, 4, 4, 25, 1):
         sums.part_for(rows).add_(float(rows))
     sums.flush()
@@ -57,7 +57,7 @@ def test_partial_sums_are_short(monkeypatch: pytest.MonkeyPatch) -> None:
     """One after the other, ones added to 2**24 would be lost in float32."""
     monkeypatch.setattr(blocks, "ROWS_PER_SUM", 100)
     total, one = torch.tensor([2.0**24]), torch.ones(1)
-    sums = PartialSums(total, torch.zeros(1))
+    sums = PartialSums(total.add_, torch.zeros(1))
     for _ in range(1000):
         sums.part_for(1).add_(one)
     sums.flush()

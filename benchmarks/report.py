@@ -1,0 +1,128 @@
+"""The README's tables, made from the committed results.
+
+python -m benchmarks.report            # write them into README.md
+python -m benchmarks.report --check    # exit status 1 when README.md has others
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+README = ROOT / "README.md"
+
+
+def main() -> int:
+    """Bring README.md up to date, or tell whether it is."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing")
+    arguments = parser.parse_args()
+    before = README.read_text()
+    after = updated(before)
+    if arguments.check:
+        return int(before != after)
+    README.write_text(after)
+    return 0
+
+
+def updated(text: str) -> str:
+    """``text`` with every marked table replaced by the one that the results give."""
+    for name, render in TABLES.items():
+        marked = re.compile(rf"(<!-- begin {name} -->\n).*?(<!-- end {name} -->)", re.DOTALL)
+        if not marked.search(text):
+            raise ValueError(f"README.md has no place for the table {name!r}")
+        text = marked.sub(rf"\g<1>{render()}\g<2>", text)
+    return text
+
+
+def raw_pixels() -> str:
+    """Errors on unstandardised pixels."""
+    rows = [
+        (
+            record["case"],
+            record["patch"],
+            record["n"],
+            number(record["error_float32"]),
+            number(record["error"]),
+            number(record["floor"]),
+        )
+        for record in lines("raw_pixels.jsonl")
+    ]
+    heads = ("images", "patch / stride", "n", "float32 throughout", "tract-fx", "rounding of `G` alone")
+    return table(heads, rows)
+
+
+def step_overhead() -> str:
+    """Ratios of whole training steps."""
+    rows = [
+        (
+            record["model"],
+            record["batch"],
+            f"{record['rows']:,} x {record['features']}",
+            f"{record['plain_seconds']:.2f} s",
+            f"{percent(record['ratio'])} ({percent(record['ratio_20_percent'])} to {percent(record['ratio_80_percent'])})",
+        )
+        for record in lines("step_overhead.jsonl")
+    ]
+    return table(("model", "batch", "rows x features", "plain step", "added by TrAct (20 to 80 % quantile)"), rows)
+
+
+def demo() -> str:
+    """Final accuracies of the demo runs."""
+    rows = []
+    for path in sorted(RESULTS.glob("demo_*/results.json")):
+        record = json.loads(path.read_text())
+        images = f"{record['images']['name']}, {record['images']['train']:,}"
+        for name, pair in record["models"].items():
+            rows.append((images, NETWORKS[name], *demo_cells(pair)))
+    return table(
+        ("training images", "network", "plain", "TrAct", "difference", "TrAct has plain's final accuracy"), rows
+    )
+
+
+def demo_cells(pair: dict[str, Any]) -> Iterable[str]:
+    """Final accuracies of both sides, their difference with its noise, and the epoch at which TrAct caught up."""
+    for side in ("plain", "TrAct"):
+        yield f"{100 * pair['runs'][side]['epochs'][-1]['test_accuracy']:.1f} %"
+    comparison = pair["comparison"]
+    yield f"{100 * comparison['difference']:+.1f} ± {100 * comparison['noise']:.1f}"
+    epochs = len(pair["runs"]["plain"]["epochs"])
+    reached = comparison["reached"]
+    yield f"not in {epochs} epochs" if reached is None else f"in epoch {reached} of {epochs}"
+
+
+NETWORKS = {"resnet": "ResNet", "vit": "ViT"}
+TABLES: dict[str, Callable[[], str]] = {"raw_pixels": raw_pixels, "step_overhead": step_overhead, "demo": demo}
+
+
+def lines(name: str) -> list[dict[str, Any]]:
+    """Records of a file of JSON lines."""
+    return [json.loads(line) for line in (RESULTS / name).read_text().splitlines()]
+
+
+def number(value: float | None) -> str:
+    """Two significant digits; what is not finite is stored as None."""
+    return "NaN" if value is None else f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e")
+
+
+def percent(ratio: float) -> str:
+    """A ratio of times as what it adds."""
+    return f"{100 * (ratio - 1):+.1f} %"
+
+
+def table(heads: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """A Markdown table."""
+    heads = list(heads)
+    body = [heads, ["---"] * len(heads), *rows]
+    return "".join(f"| {' | '.join(map(str, row))} |\n" for row in body)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
