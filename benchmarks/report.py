@@ -109,7 +109,10 @@ def lines(name: str) -> list[dict[str, Any]]:
 
 def number(value: float | None) -> str:
     """Two significant digits; what is not finite is stored as None."""
-    return "NaN" if value is None else f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e")
+    if value is None:
+        return "NaN"
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
 
 
 def percent(ratio: float) -> str:

@@ -4,7 +4,7 @@ Each model is compiled twice with the same weights. Steps (forward, loss, backwa
 process, so that both see the same machine, and the ratio of each neighbouring pair is taken; the report is the median of
 the ratios with the 20 % and 80 % quantiles.
 
-    python -m benchmarks.step_overhead --out benchmarks/results/step_overhead.jsonl
+    OMP_NUM_THREADS=1 python -m benchmarks.step_overhead --out benchmarks/results/step_overhead.jsonl
 """
 
 from __future__ import annotations

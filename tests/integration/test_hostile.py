@@ -7,7 +7,7 @@ from support.oracle import error, squared, tract_gradients
 from support.training import gradients
 from torch import nn
 
-from tract_fx import tract_backend
+from tract_fx import reference, tract_backend
 
 LAM = 0.1
 
@@ -52,12 +52,24 @@ def test_finite_inputs_give_finite_gradients(name: str, stem: str) -> None:
         assert error(found, plain.double() / LAM) <= 1e-5
 
 
-@pytest.mark.parametrize("dtype", [torch.float64])
-@pytest.mark.parametrize("scale", [1e200, 1e-200])
-def test_float64_inputs_whose_squares_leave_float64(dtype: torch.dtype, scale: float) -> None:
-    model, x = nn.Sequential(nn.Linear(6, 4, bias=False)).to(dtype), scale * torch.randn(9, 6, dtype=dtype)
-    found = gradients(model, [x], tract_backend(LAM, inner="aot_eager"), loss=bounded)["0.weight"]
-    assert found.isfinite().all()
+@pytest.mark.parametrize("rows", [9, 3], ids=["primal", "dual"])
+@pytest.mark.parametrize("exponent", [600, 100])
+def test_float64_inputs_whose_squares_leave_float64(exponent: int, rows: int) -> None:
+    """Inputs scaled by ``s`` give ``1 / s`` times the gradient of the inputs themselves at ``lam / s^2``."""
+    model, x = nn.Sequential(nn.Linear(6, 4, bias=False)).double(), torch.randn(rows, 6).double()
+    output_gradient = torch.randn(rows, 4).double()
+    scaled, backend = 2.0**exponent * x, tract_backend(LAM, inner="aot_eager")
+    found = gradients(model, [scaled], backend, loss=lambda z: (z * output_gradient).sum())["0.weight"]
+    form = reference.primal if rows > 6 else reference.dual
+    expected = form(x, output_gradient, LAM * 4.0**-exponent if exponent < 500 else 0.0)
+    assert error(found * 2.0**exponent, expected) <= 1e-9
+
+
+def test_float64_inputs_whose_squares_are_nothing() -> None:
+    model, x = nn.Sequential(nn.Linear(6, 4, bias=False)).double(), 2.0**-600 * torch.randn(9, 6).double()
+    plain = gradients(model, [x], "aot_eager", loss=torch.sum)["0.weight"]
+    found = gradients(model, [x], tract_backend(LAM, inner="aot_eager"), loss=torch.sum)["0.weight"]
+    assert error(found * 2.0**600, plain * 2.0**600 / LAM) <= 1e-12
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
@@ -100,7 +112,8 @@ def test_one_row() -> None:
     assert error(found, tract_gradients(model, [x], ["0"], LAM)["0"]) <= 1e-5
 
 
-def test_an_empty_batch() -> None:
-    model, x = nn.Sequential(nn.Conv2d(3, 4, 3)), torch.randn(0, 3, 9, 9)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_empty_batch(dtype: torch.dtype) -> None:
+    model, x = nn.Sequential(nn.Conv2d(3, 4, 3)).to(dtype), torch.randn(0, 3, 9, 9, dtype=dtype)
     found = gradients(model, [x], tract_backend(LAM, inner="aot_eager"), loss=squared)["0.weight"]
     assert found.isfinite().all()

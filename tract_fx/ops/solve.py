@@ -61,9 +61,10 @@ def dual_gradient(
     kernel = torch.stack([gram(columns, LINEAR)[0] for columns in patches.transpose(1, 2).unbind()]) / rows
     factor, info = torch.linalg.cholesky_ex(regularise(kernel, lam / (scale * scale)))
     wide = output_gradient.to(torch.float64)
-    solution = torch.cholesky_solve(wide / scale, factor) / scale
-    coefficients = torch.where((info == 0)[:, None, None], solution, wide)
-    return (coefficients.transpose(1, 2) @ patches.to(torch.float64)) * scale
+    solved = (info == 0)[:, None, None]
+    coefficients = torch.where(solved, torch.cholesky_solve(wide, factor), wide)
+    product = coefficients.transpose(1, 2) @ patches.to(torch.float64)
+    return torch.where(solved, product / scale, product * scale)
 
 
 def regularise(matrix: Tensor, lam: Tensor | float) -> Tensor:
@@ -88,7 +89,7 @@ def regularise(matrix: Tensor, lam: Tensor | float) -> Tensor:
 
 def _scale_down(input: Tensor) -> tuple[Tensor, Tensor | float]:
     """``input`` and a power of two so that squares cannot overflow float64; narrower dtypes never need it."""
-    if input.dtype != torch.float64:
+    if input.dtype != torch.float64 or input.numel() == 0:
         return input, 1.0
     exponent = torch.ceil(torch.log2(input.abs().amax().clamp(min=1.0)))
     scale = torch.exp2(exponent)

@@ -40,7 +40,7 @@ __all__ = ["Axes", "Axis", "add_images", "assemble", "axes_of", "new_sums", "sum
 
 
 class Run(NamedTuple):
-    """``count`` neighbouring sets of ``width`` positions; of a set, all lie in the same windows. One of the two is 1."""
+    """``count`` neighbouring sets of ``width`` positions, all of a set in the same windows. One of the two is 1."""
 
     start: int
     count: int
