@@ -51,7 +51,6 @@ _VIEWS = (
 _CASTS = (torch.ops.prims.convert_element_type.default, aten._to_copy.default)
 # Copied from the replaced gradient to every new node, so that partitioning, profiles and stack traces stay right.
 _INHERITED = ("partitioner_tag", "seq_nr", "fwd_nn_module_stack", "stack_trace", "custom", "autograd_backward")
-INSERTED = "tract_fx_inserted"
 
 Decompositions = dict[Any, Callable[..., Any]]
 
@@ -68,9 +67,10 @@ def apply(match: Match, lam: Node | float, decompositions: Decompositions | None
     arguments = [match.call.input, gradient, match.gradient.output_gradient]
     if isinstance(lam, Node):
         arguments.append(lam)
+    users = list(gradient.users)  # before the new nodes, some of which use the gradient too
     traced = _trace(_formula(match, None if isinstance(lam, Node) else lam), arguments, decompositions)
     result = _inline(traced, arguments, after=gradient)
-    _replace(gradient, result, set(gradient.users) - _inserted(gradient))
+    _replace(gradient, result, users)
     match.call.output.meta[REWRITTEN] = True
 
 
@@ -169,16 +169,12 @@ def _inline(traced: torch.fx.GraphModule, arguments: list[Node], after: Node) ->
             return copies[node.args[0]]
         with graph.inserting_after(point):
             point = graph.node_copy(node, copies.__getitem__)
-        point.meta = {**inherited, "val": node.meta["val"], INSERTED: True}
+        point.meta = {**inherited, "val": node.meta["val"]}
         copies[node] = point
     raise AssertionError("a traced graph has an output")
 
 
-def _inserted(gradient: Node) -> set[Node]:
-    return {user for user in gradient.users if INSERTED in user.meta}
-
-
-def _replace(old: Node, new: Node, users: set[Node]) -> None:
+def _replace(old: Node, new: Node, users: list[Node]) -> None:
     """Give ``new``, which may be wider, to the users of ``old``, without narrowing it on the way to a wider dtype.
 
     A narrow gradient that is viewed and then cast to float32 (autocast) is followed up to its casts, and the views are
@@ -186,15 +182,15 @@ def _replace(old: Node, new: Node, users: set[Node]) -> None:
     """
     graph, dtype = old.graph, old.meta["val"].dtype
     narrowed: Node | None = None
-    for user in [node for node in old.users if node in users]:
+    for user in users:
         if new.meta["val"].dtype != dtype and user.target in _CASTS and user.meta["val"].is_floating_point():
             user.replace_all_uses_with(_cast(new, user.meta["val"].dtype))
             graph.erase_node(user)
         elif new.meta["val"].dtype != dtype and user.target in _VIEWS and user.args[0] is old:
             with graph.inserting_after(new):
                 view = graph.node_copy(user, lambda node: new if node is old else node)
-            view.meta = {**user.meta, "val": user.meta["val"].to(new.meta["val"].dtype), INSERTED: True}
-            _replace(user, view, set(user.users))
+            view.meta = {**user.meta, "val": user.meta["val"].to(new.meta["val"].dtype)}
+            _replace(user, view, list(user.users))
             graph.erase_node(user)
         else:
             narrowed = narrowed or _cast(new, dtype)
@@ -207,5 +203,5 @@ def _cast(node: Node, dtype: torch.dtype) -> Node:
         return node
     with node.graph.inserting_after(node):
         cast = node.graph.call_function(torch.ops.prims.convert_element_type.default, (node, dtype))
-    cast.meta = {**node.meta, "val": node.meta["val"].to(dtype), INSERTED: True}
+    cast.meta = {**node.meta, "val": node.meta["val"].to(dtype)}
     return cast

@@ -60,8 +60,9 @@ class TractPass(CustomGraphPass):
         if not findings.matches:
             return
         lam = self.lam if joint.lam_node is None else joint.lam_node
+        decompositions = self.decompositions()
         for match in findings.matches:
-            rewrite.apply(match, lam, self.decompositions())
+            rewrite.apply(match, lam, decompositions)
         graph.lint()
 
     def uuid(self) -> tuple[Any, ...] | None:
