@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from torch.fx import Node
 from tract_fx.passes.joint_graph import JointGraph, Role, is_tensor_node
 
-__all__ = ["Dependence", "Meeting", "dependences", "first_meeting"]
+__all__ = ["Dependence", "Meeting", "dependences", "first_meeting", "operands"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +70,7 @@ def dependences(joint: JointGraph) -> dict[Node, Dependence]:
             found[node] = _OF_ROLE[graph_input.role]
     for node in joint.forward_nodes:
         if is_tensor_node(node):
-            found[node] = _union(_operands(node, found))
+            found[node] = _union(operands(node, found))
     return found
 
 
@@ -80,22 +80,23 @@ def first_meeting(joint: JointGraph, found: dict[Node, Dependence]) -> Meeting |
     Only what can be the start of a network counts: labels that meet the output of an earlier graph are none.
     """
     for node in joint.forward_nodes:
-        operands = list(_operands(node, found))
-        if any(operand.activation for operand in operands):
+        values = list(operands(node, found))
+        if any(value.activation for value in values):
             continue
-        data = any(operand.data and operand.is_raw for operand in operands)
-        weights = frozenset().union(*(operand.parameters for operand in operands))
+        data = any(value.data and value.is_raw for value in values)
+        weights = frozenset().union(*(value.parameters for value in values))
         if data and weights:
             return Meeting(node, tuple(sorted(weights)))
     return None
 
 
-def _operands(node: Node, found: dict[Node, Dependence]) -> Iterator[Dependence]:
+def operands(node: Node, found: dict[Node, Dependence]) -> Iterator[Dependence]:
+    """Dependences of the tensors that a node reads."""
     return (found[operand] for operand in node.all_input_nodes if operand in found)
 
 
-def _union(operands: Iterable[Dependence]) -> Dependence:
+def _union(values: Iterable[Dependence]) -> Dependence:
     result = NOTHING
-    for operand in operands:
-        result = result | operand
+    for value in values:
+        result = result | value
     return result

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch.fx import Node
@@ -20,6 +21,7 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 from tract_fx.passes.calls import Call, Kind, Side, calls, is_layer_operator
 from tract_fx.passes.dependence import Dependence, Meeting, dependences, first_meeting
 from tract_fx.passes.joint_graph import JointGraph, Role, operator_of
+from tract_fx.passes.obstacles import BY_HAND, WAY_OUT, differentiated_by_hand, obstacle, other_products
 from tract_fx.passes.weight_gradient import AmbiguousGradientError, WeightGradient, weight_gradient
 
 __all__ = ["Findings", "Form", "Match", "Rejection", "RejectionKind", "find", "is_named"]
@@ -99,16 +101,23 @@ def find(joint: JointGraph, layers: str | tuple[str, ...] = "first") -> Findings
         joint: the graph and its inputs.
         layers: ``"first"``, or names of modules and parameters.
     """
-    if not joint.has_gradients:
+    if not joint.has_gradients and not joint.differentiated_inside:
         return Findings()
     depends = dependences(joint)
-    results = [
+    results: list[Match | Rejection] = [
         result
         for call in calls(joint, lambda node: node in depends and depends[node].is_weight)
         if (result := _judge(joint, call, depends, layers)) is not None
     ]
+    if not joint.has_gradients:  # an inference graph to AOTAutograd; the gradients in it are the user's own
+        inside = joint.differentiated_inside
+        return Findings(rejections=tuple(item for item in results if not inside.isdisjoint(item.weights)))
     matches = tuple(result for result in results if isinstance(result, Match))
-    rejections = [result for result in results if isinstance(result, Rejection)]
+    rejected = [result for result in results if isinstance(result, Rejection)]
+    rejections = [
+        *_with_hand_written_backwards(joint, depends, matches, rejected),
+        *_other_layers(joint, depends, layers),
+    ]
     done = any(REWRITTEN in node.meta for node in joint.forward_nodes)
     if layers == "first":
         unsupported = any(rejection.kind is RejectionKind.UNSUPPORTED for rejection in rejections)
@@ -146,11 +155,11 @@ def _judge(
 
 
 def _match(joint: JointGraph, call: Call, layer: str, weights: tuple[str, ...]) -> Match | Rejection:
-    def refuse(reason: str) -> Rejection:
-        return Rejection(RejectionKind.UNSUPPORTED, layer, weights, call.operator, reason, WAY_OUT)
+    def refuse(reason: str, advice: str = WAY_OUT) -> Rejection:
+        return Rejection(RejectionKind.UNSUPPORTED, layer, weights, call.operator, reason, advice)
 
-    if (problem := _obstacle(call)) is not None:
-        return refuse(problem)
+    if (found := obstacle(joint, call, weights)) is not None:
+        return refuse(found.reason, found.advice)
     try:
         gradient = weight_gradient(joint, call)
     except AmbiguousGradientError as error:
@@ -163,22 +172,28 @@ def _match(joint: JointGraph, call: Call, layer: str, weights: tuple[str, ...]) 
     return Match(call, gradient, layer, weights, rows, features, groups, form, shared)
 
 
-WAY_OUT = (
-    'Name other layers with layers=[...], or let this one train with its plain gradient with on_unsupported="warn" or '
-    '"ignore".'
-)
+def _other_layers(
+    joint: JointGraph, depends: dict[Node, Dependence], layers: str | tuple[str, ...]
+) -> Iterator[Rejection]:
+    """Layers that data feeds and that are no convolution or matrix product of two tensors."""
+    for product in other_products(joint, depends):
+        layer = joint.naming.of_layer(product.node)
+        if layers == "first" or any(is_named(name, layer, product.weights) for name in layers):
+            yield Rejection(
+                RejectionKind.UNSUPPORTED, layer, product.weights, product.operator, product.reason, WAY_OUT
+            )
 
 
-def _obstacle(call: Call) -> str | None:
-    """Why a call cannot be rewritten whatever its backward pass looks like."""
-    if call.transposed:
-        return "a transposed convolution has no rows that its weight multiplies"
-    value = call.input.meta["val"]
-    if not value.is_floating_point():
-        return f"its input has dtype {value.dtype}; the covariance is defined for real floating-point inputs"
-    if value.device.type == "mps":
-        return "the covariance needs float64, which the mps device does not have"
-    return None
+def _with_hand_written_backwards(
+    joint: JointGraph, depends: dict[Node, Dependence], matches: Iterable[Match], rejections: Iterable[Rejection]
+) -> Iterator[Rejection]:
+    """The rejections; a gradient that autograd did not compute, but the user's own code did, is one to be loud about."""
+    known = {match.weights for match in matches}
+    for item in rejections:
+        own = item.kind is RejectionKind.NO_GRADIENT and item.weights not in known
+        if own and differentiated_by_hand(joint, item.weights, depends):
+            item = dataclasses.replace(item, kind=RejectionKind.UNSUPPORTED, reason=BY_HAND, advice=WAY_OUT)
+        yield item
 
 
 def _sizes(call: Call) -> tuple[Size, int, int, bool]:
@@ -188,7 +203,7 @@ def _sizes(call: Call) -> tuple[Size, int, int, bool]:
         rows = output[0]
         for size in output[2:]:
             rows = rows * size
-        return rows, weight[1:].numel(), call.geometry.groups, False
+        return rows, math.prod(weight[1:]), call.geometry.groups, False
     shape = call.input.meta["val"].shape
     if len(shape) == 1:
         return 1, shape[0], 1, False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch.fx import Graph, Node
@@ -30,7 +30,7 @@ class Role(enum.Enum):
     """What an input of a compiled graph is to the user. AOTAutograd does not know: the backend says."""
 
     PARAMETER = "parameter"
-    """An ``nn.Parameter`` that requires grad."""
+    """An ``nn.Parameter`` that requires grad, or in functional code what is used like one."""
     STATIC = "static"
     """A frozen parameter, a buffer, or another tensor that a module holds."""
     ACTIVATION = "activation"
@@ -41,10 +41,17 @@ class Role(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class GraphInput:
-    """One input of the graph that Dynamo captured: its name as the user knows it, and its role."""
+    """One input of the graph that Dynamo captured.
+
+    Attributes:
+        name: as the user knows it.
+        role: what it is to the user.
+        differentiated_inside: whether the captured code itself takes a gradient with respect to it.
+    """
 
     name: str
     role: Role
+    differentiated_inside: bool = False
 
 
 class JointGraph:
@@ -85,6 +92,34 @@ class JointGraph:
         """Whether the graph computes gradients: False for inference and under ``no_grad``."""
         descriptors = self.graph.output_node().meta.get("desc") or ()
         return any(isinstance(desc, GradAOTOutput) for desc in descriptors) or any(map(is_backward, self.graph.nodes))
+
+    @functools.cached_property
+    def parameters(self) -> dict[str, tuple[Node, ...]]:
+        """Placeholders of each parameter: several where it is a tensor subclass made of several tensors."""
+        found: dict[str, tuple[Node, ...]] = {}
+        for node, graph_input in self.input_of.items():
+            if graph_input.role is Role.PARAMETER:
+                found[graph_input.name] = (*found.get(graph_input.name, ()), node)
+        return found
+
+    def gradients_of(self, names: Iterable[str]) -> tuple[Node, ...]:
+        """Outputs of the graph that are gradients of the named parameters."""
+        wanted = set(names)
+        output = self.graph.output_node()
+        pairs = zip(output.args[0], output.meta.get("desc") or (), strict=False)
+        return tuple(
+            node
+            for node, desc in pairs
+            if isinstance(node, Node)
+            and isinstance(desc, GradAOTOutput)
+            and (graph_input := self._resolve(desc.grad_of)) is not None
+            and graph_input.name in wanted
+        )
+
+    @functools.cached_property
+    def differentiated_inside(self) -> frozenset[str]:
+        """Names of the parameters whose gradient the user's code takes inside the graph."""
+        return frozenset(item.name for item in self.inputs if item.differentiated_inside)
 
     @functools.cached_property
     def forward_nodes(self) -> tuple[Node, ...]:

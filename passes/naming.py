@@ -7,11 +7,19 @@ import re
 
 from torch.fx import Node
 
-__all__ = ["Naming", "root_variable"]
+__all__ = ["Naming", "root_variable", "without_wrappers"]
 
-_SOURCE = re.compile(r"^[LG]\[(['\"])(?P<variable>\w+)\1\](?P<rest>.*)$")
+# A method, as in ``module.compile()`` of one of torch.nn's own classes, stands for the module that it is bound to.
+_SOURCE = re.compile(r"^[LG]\[(['\"])(?P<variable>\w+)\1\](?:\.__self__)?(?P<rest>.*)$")
 _REGISTERED = re.compile(r"\._(?:modules|parameters|buffers)\[['\"]([^'\"]*)['\"]\]")
 _WRAPPER = re.compile(r"(^|\.)(_orig_mod|_fsdp_wrapped_module)(?=\.|$)")
+
+_GETATTR = re.compile(r"^getattr\((?P<owner>.*), ['\"](?P<name>[^'\"]*)['\"]\)$")
+
+
+def without_wrappers(name: str) -> str:
+    """A qualified name without the parts that compilation and FSDP put in."""
+    return _WRAPPER.sub("", name).strip(".")
 
 
 def root_variable(source: str) -> str | None:
@@ -39,6 +47,8 @@ class Naming:
 
         ``L['self']._modules['blk']._parameters['weight']`` becomes ``blk.weight``, ``L['x']`` becomes ``x``.
         """
+        if (attribute := _GETATTR.match(source)) is not None:  # as torch.func writes it
+            return ".".join(filter(None, (self.of_source(attribute["owner"]), attribute["name"])))
         found = _SOURCE.match(source)
         if found is None:
             return source

@@ -18,6 +18,7 @@ After::
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -112,7 +113,7 @@ def _convolution_layout(match: Match, input: Tensor, gradient: Tensor, output_gr
         geometry=match.call.geometry,
         gradient=gradient.reshape(groups, shape[0] // groups, match.features),
         output_gradient=by_group.permute(1, 0, 3, 2).flatten(1, 2),
-        rows=output_gradient.shape[0] * output_gradient.shape[2:].numel(),
+        rows=output_gradient.shape[0] * math.prod(output_gradient.shape[2:]),  # torch.Size.numel() would fix sizes
         restore=lambda new: new.reshape(shape),
     )
 

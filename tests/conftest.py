@@ -7,6 +7,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
+from support.works import pytest_addoption, pytest_configure, pytest_itemcollected  # noqa: F401
 
 from tract_fx.compat import can_generate_code
 

@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 
-from tract_fx import compat
+from tract_fx import compat, watch
 from tract_fx.captured import Captured
 from tract_fx.compilers import compile_eagerly, compile_with_inductor
 from tract_fx.findings import check_names, tell
 from tract_fx.frames import current_frame
 from tract_fx.inputs import classify
 from tract_fx.options import DEFAULT_LAM, TractOptions, check_lam
+from tract_fx.passes.joint_graph import Role
 from tract_fx.records import GraphRecord, LayerMatch, LayerRejection
 
 __all__ = ["TractBackend", "tract", "tract_backend"]
@@ -80,10 +81,24 @@ def tract(
     return TractBackend(TractOptions.from_compile_arguments(mode, options))(gm, example_inputs)
 
 
+def expect_compiled_model(*, quiet: bool = False) -> None:
+    """To be called inside of ``torch.compile``: should Dynamo skip the model, the user will hear of it."""
+    model = compat.model_given_to_compile()
+    if model is not None:
+        watch.expect(model, quiet=quiet)
+
+
+tract._dynamo_backend_init = expect_compiled_model  # torch 2.15 calls it whenever torch.compile looks the name up
+
+
 class TractBackend:
     """See :func:`tract_backend`."""
 
-    __name__ = "tract"
+    @property
+    def __name__(self) -> str:
+        """``"tract"``; ``torch.compile`` asks for it, and that is when the model it compiles can be seen."""
+        expect_compiled_model(quiet=self.options.on_unsupported == "ignore")
+        return "tract"
 
     def __init__(self, options: TractOptions) -> None:
         self.options = options
@@ -143,6 +158,13 @@ class TractBackend:
             compiled, record = compile_with_inductor(captured, lam)
         self._records.append(record)
         tell(record, settings)
+        if torch.is_grad_enabled():
+            watch.saw_graph(
+                frame.model,
+                (item.name for item in captured.inputs if item.role is Role.PARAMETER),
+                matched=bool(record.matches),
+                quiet=settings.on_unsupported == "ignore",
+            )
         return compiled
 
     def _lift_lam(self, captured: Captured) -> str | float:

@@ -6,11 +6,13 @@ Each was read in the sources of torch 2.11.0 and 2.15.0. When a release moves on
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch._dynamo.source import ConstantSource
+from torch._functorch import eager_transforms
 from torch._functorch._aot_autograd.descriptors import (
     AOTInput,
     BufferAOTInput,
@@ -26,6 +28,7 @@ from torch._inductor.custom_graph_pass import CustomGraphPass
 from torch._inductor.runtime.cache_dir_utils import cache_dir
 
 __all__ = [
+    "FUNCTORCH_GRAD",
     "AOTInput",
     "BufferAOTInput",
     "CustomGraphPass",
@@ -46,11 +49,15 @@ __all__ = [
     "is_static_input",
     "lift_as_input",
     "list_modes",
+    "model_given_to_compile",
     "preserving_no_metadata",
     "real_scalar",
     "reset_cudagraphs",
     "source_name",
 ]
+
+# What Dynamo puts into a graph for ``torch.func.grad`` and its relatives.
+FUNCTORCH_GRAD = eager_transforms._autograd_grad
 
 
 def source_name(placeholder: torch.fx.Node) -> str | None:
@@ -105,6 +112,21 @@ def compiled_module(value: object) -> torch.nn.Module | None:
     return None
 
 
+def model_given_to_compile() -> torch.nn.Module | None:
+    """The module in the call of ``torch.compile`` that is under way; None outside of one, and for a function.
+
+    ``module.compile()`` gives its own method ``_call_impl`` to ``torch.compile``.
+    """
+    frame = sys._getframe()
+    while frame is not None and frame.f_code is not torch.compile.__code__:
+        frame = frame.f_back
+    model = frame.f_locals.get("model") if frame is not None else None
+    owner = getattr(model, "__self__", model)
+    if not isinstance(owner, torch.nn.Module):
+        return None
+    return compiled_module(owner) or owner
+
+
 def list_modes() -> list[str]:
     """Names that ``torch.compile(mode=...)`` accepts."""
     from torch._inductor import list_mode_options
@@ -146,7 +168,10 @@ def aot_eager(
     joint_pass: Callable[[torch.fx.Graph], None],
     decompositions: dict[Any, Callable[..., Any]] | None = None,
 ) -> Callable[..., Any]:
-    """``backend="aot_eager"`` with ``joint_pass`` run on the joint graph before it is partitioned."""
+    """``backend="aot_eager"`` with ``joint_pass`` run on the joint graph before it is partitioned.
+
+    Like Inductor's own, the pass also sees graphs that compute no gradients.
+    """
     from torch._dynamo.backends.common import aot_autograd
     from torch._dynamo.backends.debugging import boxed_nop
 
@@ -155,9 +180,15 @@ def aot_eager(
         joint_module.recompile()
         return min_cut_rematerialization_partition(joint_module, joint_inputs, **kwargs)
 
+    def infer(module: torch.fx.GraphModule, inputs: Any) -> Any:
+        joint_pass(module.graph)
+        module.recompile()
+        return boxed_nop(module, inputs)
+
     return aot_autograd(
         fw_compiler=boxed_nop,
         bw_compiler=boxed_nop,
+        inference_compiler=infer,
         partition_fn=partition,
         decompositions=decompositions,
         keep_inference_input_mutations=True,

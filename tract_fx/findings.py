@@ -64,8 +64,8 @@ def _describe_rejection(rejection: Rejection) -> LayerRejection:
 
 def tell(record: GraphRecord, settings: TractOptions) -> None:
     """Log and warn from the record, so that a cache hit says the same as the compile that filled the cache."""
-    for match in record.matches:
-        log.info("%s", match)
+    if record.matches:  # one line a graph, that names every layer of a model with several stems
+        log.info("%s", "; ".join(map(str, record.matches)))
     for rejection in record.rejections:
         if rejection.kind in INFORMATION or settings.on_unsupported == "ignore":
             log.info("not rewritten: %s", rejection)

@@ -22,10 +22,12 @@ class ModelFrame:
     Attributes:
         naming: translates Dynamo's names into those of the user's model.
         names: qualified names of the modules and parameters of that model; None when no model is known, as for a function.
+        model: the model.
     """
 
     naming: Naming
     names: frozenset[str] | None
+    model: torch.nn.Module | None = None
 
 
 def current_frame(gm: torch.fx.GraphModule) -> ModelFrame:
@@ -35,9 +37,10 @@ def current_frame(gm: torch.fx.GraphModule) -> ModelFrame:
         return ModelFrame(naming_of_function(gm), None)
     paths = {module: name for name, module in model.named_modules()}
     for variable, value in compiled_frame_locals().items():
-        if isinstance(value, torch.nn.Module) and value in paths:
-            return ModelFrame(Naming(variable, paths[value]), _names(model))
-    return ModelFrame(naming_of_function(gm), _names(model))
+        owner = getattr(value, "__self__", value)
+        if isinstance(owner, torch.nn.Module) and owner in paths:
+            return ModelFrame(Naming(variable, paths[owner]), _names(model), model)
+    return ModelFrame(naming_of_function(gm), _names(model), model)
 
 
 def _compiled_models() -> Iterator[torch.nn.Module]:

@@ -10,6 +10,7 @@ import torch
 from tract_fx.compat import is_static_input, source_name
 from tract_fx.passes.joint_graph import GraphInput, Role
 from tract_fx.passes.naming import Naming, root_variable
+from tract_fx.usage import differentiated_inputs, weight_inputs
 
 __all__ = ["classify", "naming_of_function"]
 
@@ -23,8 +24,16 @@ def classify(gm: torch.fx.GraphModule, example_inputs: Sequence[Any], naming: Na
         naming: how parameters are called.
     """
     placeholders = gm.graph.find_nodes(op="placeholder")
+    weights, differentiated = weight_inputs(gm), differentiated_inputs(gm)
+
+    def role(placeholder: torch.fx.Node, example: Any) -> Role:
+        found = _role(placeholder, example)
+        trains = placeholder in differentiated or (isinstance(example, torch.Tensor) and example.requires_grad)
+        # In functional code parameters are plain tensors: what a layer has for a weight, and is trained, is one.
+        return Role.PARAMETER if found is Role.DATA and trains and placeholder in weights else found
+
     return tuple(
-        GraphInput(_name(placeholder, naming), _role(placeholder, example))
+        GraphInput(_name(placeholder, naming), role(placeholder, example), placeholder in differentiated)
         for placeholder, example in zip(placeholders, example_inputs, strict=True)
     )
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from support.marks import codegen
+from support.works import works
 
 pytestmark = codegen
 TESTS = Path(__file__).parents[1]
@@ -53,6 +54,7 @@ def test_the_first_process_compiles(first: dict[str, Any]) -> None:
     assert first["matches"]
 
 
+@works("caches")
 @pytest.mark.parametrize("lam", [0.1, 0.5])
 def test_the_second_process_hits_and_is_right_for_its_own_lam(cache: Path, first: dict[str, Any], lam: float) -> None:
     second = run(cache, "tract", lam)
@@ -62,6 +64,7 @@ def test_the_second_process_hits_and_is_right_for_its_own_lam(cache: Path, first
     assert second["warnings"] == first["warnings"] == []
 
 
+@works("caches")
 def test_plain_inductor_and_tract_never_share_an_entry(cache: Path, first: dict[str, Any]) -> None:
     plain = run(cache, "plain")
     assert missed(plain)
@@ -73,6 +76,7 @@ def test_plain_inductor_and_tract_never_share_an_entry(cache: Path, first: dict[
     assert tract["error"] <= 1e-5
 
 
+@works("caches")
 def test_the_second_process_warns_like_the_first(cache: Path) -> None:
     before, after = (run(cache, "tract", model="embedding") for _ in range(2))
     assert missed(before)

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from support.marks import codegen
 from support.oracle import error, tract_gradients
 from support.training import gradients
+from support.works import works
 from torch import nn
 
 from tract_fx import tract_backend
@@ -66,18 +67,21 @@ def check(layer: nn.Module, x: torch.Tensor, inner: str) -> None:
     assert error(found, tract_gradients(model, [x], ["0"], LAM)["0"]) <= 1e-5
 
 
+@works("convolutions")
 @ON_THE_GRAPH
 @given(convolutions())
 def test_convolutions(case: tuple[nn.Module, torch.Tensor]) -> None:
     check(*case, inner="aot_eager")
 
 
+@works("products")
 @ON_THE_GRAPH
 @given(linears())
 def test_linear_layers(case: tuple[nn.Module, torch.Tensor]) -> None:
     check(*case, inner="aot_eager")
 
 
+@works("convolutions")
 @codegen
 @THROUGH_INDUCTOR
 @given(convolutions())
@@ -85,6 +89,7 @@ def test_convolutions_through_generated_code(case: tuple[nn.Module, torch.Tensor
     check(*case, inner="inductor")
 
 
+@works("products")
 @codegen
 @THROUGH_INDUCTOR
 @given(linears())

@@ -5,6 +5,7 @@ import torch
 from support.marks import codegen
 from support.oracle import error, tract_gradients
 from support.training import gradients
+from support.works import works
 from torch import nn
 
 from tract_fx import tract_backend
@@ -83,6 +84,7 @@ def test_gradient_equals_reference(name: str) -> None:
     check(name, "aot_eager")
 
 
+@works("convolutions")
 @codegen
 @pytest.mark.parametrize("name", COMPILED)
 def test_gradient_equals_reference_through_generated_code(name: str) -> None:

@@ -5,6 +5,7 @@ import torch
 from support.marks import INNERS
 from support.oracle import error, squared, tract_gradients
 from support.training import gradients
+from support.works import works
 from torch import nn
 
 from tract_fx import reference, tract_backend
@@ -40,6 +41,7 @@ STEMS = {
 }
 
 
+@works("hostile")
 @pytest.mark.parametrize("stem", STEMS)
 @pytest.mark.parametrize("name", HOSTILE)
 def test_finite_inputs_give_finite_gradients(name: str, stem: str) -> None:
@@ -82,6 +84,7 @@ def test_nan_and_infinity_reach_the_gradient(bad: float, inner: str) -> None:
     assert not gradients(model, [x], tract_backend(LAM, inner=inner))["0.weight"].isfinite().all()
 
 
+@works("hostile")
 @pytest.mark.parametrize("inner", INNERS)
 @pytest.mark.parametrize("stem", STEMS)
 def test_raw_pixels_are_right_and_not_only_finite(stem: str, inner: str) -> None:
@@ -106,12 +109,14 @@ def floor(model: nn.Sequential, x: torch.Tensor) -> float:
     return error(*(torch.linalg.solve(system, plain, left=False) for plain in (plain32, plain64)))
 
 
+@works("few rows")
 def test_one_row() -> None:
     model, x = nn.Sequential(nn.Linear(6, 4), nn.Tanh()), torch.randn(1, 6)
     found = gradients(model, [x], tract_backend(LAM, inner="aot_eager"))["0.weight"]
     assert error(found, tract_gradients(model, [x], ["0"], LAM)["0"]) <= 1e-5
 
 
+@works("few rows")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_an_empty_batch(dtype: torch.dtype) -> None:
     model, x = nn.Sequential(nn.Conv2d(3, 4, 3)).to(dtype), torch.randn(0, 3, 9, 9, dtype=dtype)

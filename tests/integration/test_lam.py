@@ -6,9 +6,11 @@ import pytest
 import torch
 from support.marks import INNERS
 from support.oracle import error, squared, tract_gradients
+from support.training import Counter
+from support.works import works
 from torch import nn
 
-from tract_fx import TractBackend, tract_backend
+from tract_fx import tract_backend
 
 
 class TwoStems(nn.Module):
@@ -29,17 +31,7 @@ def inputs(batch: int) -> list[torch.Tensor]:
     return [torch.randn(batch, 3, 9, 8), torch.randn(batch, 6)]
 
 
-class Counter:
-    """A backend that counts the graphs that ``inner`` compiles."""
-
-    def __init__(self, inner: TractBackend) -> None:
-        self.inner, self.graphs = inner, 0
-
-    def __call__(self, *arguments: object, **keywords: object) -> object:
-        self.graphs += 1
-        return self.inner(*arguments, **keywords)
-
-
+@works("lam")
 @pytest.mark.parametrize("inner", INNERS)
 def test_lam_takes_effect_at_the_next_step_of_every_graph(inner: str) -> None:
     torch.manual_seed(0)
@@ -60,6 +52,7 @@ def test_lam_takes_effect_at_the_next_step_of_every_graph(inner: str) -> None:
     assert counter.graphs == 4
 
 
+@works("lam")
 def test_lam_may_change_between_forward_and_backward() -> None:
     torch._dynamo.reset()
     model, backend = nn.Linear(6, 4), tract_backend(0.1, inner="aot_eager")
@@ -72,6 +65,7 @@ def test_lam_may_change_between_forward_and_backward() -> None:
     assert error(model.weight.grad, tract_gradients(twin, [x], ["0"], 1.0)["0"]) <= 1e-5
 
 
+@works("lam")
 def test_two_backends_keep_their_own_lam_on_one_model() -> None:
     torch._dynamo.reset()
     model, x = nn.Sequential(nn.Linear(6, 4), nn.Tanh()), torch.randn(9, 6)

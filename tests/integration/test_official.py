@@ -6,6 +6,7 @@ import pytest
 import torch
 from support.oracle import error, squared
 from support.training import gradients
+from support.works import works
 from torch import nn
 from torch_tract import TrAct
 
@@ -36,6 +37,7 @@ def test_equals_the_authors_module(name: str, lam: float) -> None:
     assert error(found, official[0].weight.grad) <= 1e-5
 
 
+@works("shared")
 def test_a_shared_layer_equals_the_authors_module_called_twice() -> None:
     class Twice(nn.Module):
         def __init__(self, stem: nn.Module) -> None:

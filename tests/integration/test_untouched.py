@@ -4,6 +4,7 @@ import pytest
 import torch
 from support.marks import INNERS
 from support.training import gradients
+from support.works import works
 from torch import nn
 
 from tract_fx import tract_backend
@@ -47,6 +48,7 @@ MODELS = {
 }
 
 
+@works("untouched")
 @pytest.mark.parametrize("inner", INNERS)
 @pytest.mark.parametrize("name", MODELS)
 def test_only_the_first_weight_gradient_changes(name: str, inner: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from support.graphs import joint_graph
+from support.works import works
 from torch import nn
 from tract_fx.passes.first_layer import Findings, Form, RejectionKind, find, is_named
 from tract_fx.passes.rewrite import apply
@@ -60,6 +61,7 @@ def test_sizes_of_a_grouped_dual_convolution(inductor: bool) -> None:
     assert (match.rows, match.features, match.groups, match.form) == (8, 32, 2, Form.DUAL)
 
 
+@works("stems")
 @both
 def test_every_layer_that_data_feeds_is_first(inductor: bool) -> None:
     model = Call(
@@ -71,12 +73,14 @@ def test_every_layer_that_data_feeds_is_first(inductor: bool) -> None:
     assert len(set(gradients)) == 3, "each call has a weight gradient of its own, though all share an input"
 
 
+@works("stems")
 @both
 def test_two_stems(inductor: bool) -> None:
     model = Call(lambda m, x, y: m.a(x).mean() * m.b(y), a=nn.Conv2d(3, 4, 3), b=nn.Linear(6, 4))
     assert taken(find(joint_graph(model, image(), image(5, 6), inductor=inductor))) == [("a.weight",), ("b.weight",)]
 
 
+@works("integers")
 @both
 def test_preprocessing_and_buffers_are_no_layers(inductor: bool) -> None:
     model = Call(lambda m, x: m.conv((x.float() / 255 - m.mean) / m.std), conv=nn.Conv2d(3, 4, 3))
@@ -119,6 +123,7 @@ def test_weight_norm(inductor: bool) -> None:
     assert len(match.weights) == 2
 
 
+@works("products")
 @both
 @pytest.mark.parametrize(
     ("function", "shape", "parameter"),
@@ -164,6 +169,7 @@ def test_a_product_of_data_with_a_function_of_data_is_no_layer(inductor: bool) -
     assert taken(find(joint_graph(model, image(9, 6), inductor=inductor))) == [("fc.weight",)]
 
 
+@works("not first")
 @both
 def test_constant_inputs_are_reported_and_not_taken(inductor: bool) -> None:
     model = Call(
@@ -176,6 +182,7 @@ def test_constant_inputs_are_reported_and_not_taken(inductor: bool) -> None:
     assert [(item.kind, item.layer) for item in findings.rejections] == [(RejectionKind.CONSTANT_INPUT, "position")]
 
 
+@works("not first")
 @both
 @pytest.mark.parametrize(
     ("model", "x", "layer", "reason"),
@@ -200,26 +207,6 @@ def test_without_a_first_layer_it_says_where_data_meets_a_parameter(
     assert (rejection.kind, rejection.layer) == (RejectionKind.NO_FIRST_LAYER, layer)
     assert "there is no first layer" in rejection.reason
     assert re.search(reason, rejection.reason)
-
-
-@both
-@pytest.mark.parametrize(
-    ("model", "x", "reason"),
-    [
-        (network(up=nn.ConvTranspose2d(3, 4, 3)), torch.randn(2, 3, 5, 5), "transposed convolution"),
-        (network(fc=nn.Linear(6, 4, dtype=torch.complex64)), torch.randn(5, 6, dtype=torch.complex64), "complex64"),
-    ],
-    ids=["transposed", "complex"],
-)
-def test_what_cannot_be_rewritten_has_a_reason_and_a_way_out(
-    inductor: bool, model: nn.Module, x: torch.Tensor, reason: str
-) -> None:
-    findings = find(joint_graph(model, x, inductor=inductor))
-    assert findings.matches == ()
-    (rejection,) = findings.rejections
-    assert rejection.kind is RejectionKind.UNSUPPORTED
-    assert reason in rejection.reason
-    assert "on_unsupported" in rejection.advice
 
 
 @both

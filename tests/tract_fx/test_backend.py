@@ -10,6 +10,7 @@ import torch
 from support.marks import INNERS, codegen
 from support.oracle import error, squared, tract_gradients
 from support.training import gradients
+from support.works import works
 from torch import nn
 from torch._inductor import config as inductor_config
 from torch._inductor.custom_graph_pass import CustomGraphPass
@@ -67,6 +68,7 @@ def test_rows_of_a_dynamic_graph_are_an_expression() -> None:
     assert "s" in match.rows
 
 
+@works("named")
 @pytest.mark.parametrize("layers", [["head"], ["head.weight"]])
 def test_named_layers(layers: list[str]) -> None:
     model, backend = Net(), tract_backend(LAM, layers=layers, inner="aot_eager")
@@ -76,6 +78,7 @@ def test_named_layers(layers: list[str]) -> None:
     assert torch.equal(found[FIRST], plain[FIRST])
 
 
+@works("named")
 def test_several_named_layers() -> None:
     model, backend = Net(), tract_backend(LAM, layers=["head", "patch_embed.proj"], inner="aot_eager")
     found = gradients(model, [X], backend)
@@ -100,6 +103,7 @@ def test_the_entry_point_is_the_string_backend() -> None:
     assert torch._dynamo.lookup_backend("tract") is tract
 
 
+@works("modes")
 @codegen
 @pytest.mark.parametrize("mode", ["reduce-overhead", "max-autotune-no-cudagraphs"])
 def test_modes_and_options_reach_inductor(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,6 +134,7 @@ class Recorder(CustomGraphPass):
         return "recorder"
 
 
+@works("modes")
 @codegen
 @pytest.mark.parametrize("route", ["option", "config"])
 def test_the_user_s_own_joint_pass_still_runs(route: str) -> None:
@@ -144,6 +149,7 @@ def test_the_user_s_own_joint_pass_still_runs(route: str) -> None:
     assert error(found[FIRST], expected(model)) <= 1e-5
 
 
+@works("inference")
 @pytest.mark.parametrize("inner", INNERS)
 def test_evaluation_and_no_grad_pass_through(inner: str) -> None:
     model, backend = Net(), tract_backend(LAM, inner=inner)
@@ -177,6 +183,7 @@ def no_layer() -> nn.Module:
     return Scale()
 
 
+@works("frozen")
 @pytest.mark.parametrize("inner", INNERS)
 def test_a_frozen_first_layer(inner: str) -> None:
     model, backend = frozen_first(), tract_backend(LAM, inner=inner)
@@ -185,6 +192,7 @@ def test_a_frozen_first_layer(inner: str) -> None:
     assert error(found["2.weight"], tract_gradients(model, [X], ["2"], LAM)["2"]) <= 1e-5
 
 
+@works("frozen")
 def test_an_entirely_frozen_model() -> None:
     x = X.clone().requires_grad_()
     squared(torch.compile(Net().requires_grad_(False), backend=tract_backend(inner="aot_eager"))(x)).backward()
@@ -211,6 +219,7 @@ def transposed() -> nn.Module:
     return nn.Sequential(nn.ConvTranspose2d(3, 4, 3), nn.Tanh())
 
 
+@works("errors")
 @pytest.mark.parametrize("inner", INNERS)
 def test_what_cannot_be_rewritten_is_an_error_by_default(inner: str) -> None:
     with pytest.raises(
@@ -221,6 +230,7 @@ def test_what_cannot_be_rewritten_is_an_error_by_default(inner: str) -> None:
     assert isinstance(raised.value.inner_exception, UnsupportedLayerError)
 
 
+@works("errors")
 def test_what_cannot_be_rewritten_can_be_a_warning_or_nothing() -> None:
     model = transposed()
     plain = gradients(model, [X], "aot_eager")["0.weight"]

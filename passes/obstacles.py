@@ -1,0 +1,125 @@
+"""Why a call that should be rewritten cannot be: each obstacle with the way out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+
+from torch.fx import Node
+from tract_fx.passes.calls import Call
+from tract_fx.passes.dependence import Dependence, operands
+from tract_fx.passes.joint_graph import JointGraph, is_backward, operator_of
+
+__all__ = ["BY_HAND", "WAY_OUT", "Obstacle", "OtherProduct", "differentiated_by_hand", "obstacle", "other_products"]
+
+WAY_OUT = (
+    'Name other layers with layers=[...], or let this one train with its plain gradient with on_unsupported="warn" or '
+    '"ignore".'
+)
+BACKWARD_OUTSIDE = (
+    "Compile the forward pass and the loss, and call backward() outside, or inside without "
+    'torch._dynamo.config.trace_autograd_ops; or train with plain gradients with on_unsupported="warn" or "ignore".'
+)
+KERNEL_STATIC = (
+    "Compute them from sizes that are the same in every step, or compile with dynamic=False: then each kernel size has "
+    "a graph of its own."
+)
+BY_HAND = "a hand-written backward pass (torch.autograd.Function) computes the gradient of its weight"
+
+# Operators that multiply rows with a weight, but not as a real matrix product of two tensors of the graph.
+_OTHER_PRODUCTS = {
+    "_trilinear": "a bilinear layer multiplies pairs of features, and its rows have no covariance in the closed form",
+    "_scaled_mm": "a product of float8 numbers has its scales apart from its factors",
+    "_int_mm": "a product of integers has its scales apart from its factors",
+    "_weight_int8pack_mm": "a product with a quantised weight has no gradient of that weight",
+    "_weight_int4pack_mm": "a product with a quantised weight has no gradient of that weight",
+    "mkldnn_rnn_layer": "a fused recurrent layer does not show its products",
+    "_cudnn_rnn": "a fused recurrent layer does not show its products",
+    "miopen_rnn": "a fused recurrent layer does not show its products",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Obstacle:
+    """A reason and what to do about it."""
+
+    reason: str
+    advice: str = WAY_OUT
+
+
+def obstacle(joint: JointGraph, call: Call, weights: Iterable[str]) -> Obstacle | None:
+    """What stands against rewriting a call, whatever its backward pass looks like."""
+    if not joint.differentiated_inside.isdisjoint(weights):
+        return Obstacle(
+            "the compiled function itself takes the gradient of its weight, where this pass cannot see it",
+            BACKWARD_OUTSIDE,
+        )
+    if call.transposed:
+        return Obstacle("a transposed convolution has no rows that its weight multiplies")
+    if any(_is_complex(node) for name in weights for node in joint.parameters.get(name, ())):
+        return Obstacle("its weight is complex; the covariance is defined for real numbers")
+    if any(len(joint.parameters.get(name, ())) > 1 for name in weights):
+        return Obstacle("its weight is a tensor subclass made of several tensors, and the graph has only those")
+    geometry = call.geometry
+    if not all(isinstance(size, int) for size in (*geometry.kernel_size, *geometry.stride, *geometry.dilation)):
+        return Obstacle("its kernel size or stride is dynamic", KERNEL_STATIC)
+    value = call.input.meta["val"]
+    if not value.is_floating_point():
+        return Obstacle(f"its input has dtype {value.dtype}; the covariance is defined for real floating-point numbers")
+    if value.device.type == "mps":
+        return Obstacle("the covariance needs float64, which the mps device does not have")
+    return None
+
+
+@dataclasses.dataclass(frozen=True)
+class OtherProduct:
+    """Data and weights that meet in an operator that is a layer, but none that can be rewritten."""
+
+    node: Node
+    operator: str
+    weights: tuple[str, ...]
+    reason: str
+
+
+def other_products(joint: JointGraph, depends: dict[Node, Dependence]) -> Iterator[OtherProduct]:
+    """Layers of other kinds that data feeds; one for each operator and weight."""
+    seen = set()
+    for node in joint.forward_nodes:
+        operator = operator_of(node)
+        if (reason := _OTHER_PRODUCTS.get(operator)) is None:
+            continue
+        factors = list(operands(node, depends))
+        weights = tuple(sorted(frozenset().union(*(factor.parameters for factor in factors))))
+        if weights and any(factor.data and factor.is_raw for factor in factors) and (operator, weights) not in seen:
+            seen.add((operator, weights))
+            yield OtherProduct(node, operator, weights, reason)
+
+
+def differentiated_by_hand(joint: JointGraph, weights: Iterable[str], depends: dict[Node, Dependence]) -> bool:
+    """Whether a parameter's gradient is computed from raw data, by nodes that autograd derived from no call.
+
+    Args:
+        joint: the joint graph.
+        weights: names of parameters of which no call has a gradient that autograd derived.
+        depends: what the forward values are made of.
+    """
+    pending, seen = list(joint.gradients_of(weights)), set()
+    while pending:
+        node = pending.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if is_backward(node):
+            pending.extend(node.all_input_nodes)
+        elif node in depends and depends[node].data and depends[node].is_raw and _is_real(node):
+            return True
+    return False
+
+
+def _is_complex(node: Node) -> bool:
+    return node.meta["val"].is_complex()
+
+
+def _is_real(node: Node) -> bool:
+    value = node.meta.get("val")
+    return getattr(value, "is_floating_point", bool)()

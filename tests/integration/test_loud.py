@@ -1,0 +1,233 @@
+"""Promise 3: whatever would quietly train with plain gradients is an error or a warning."""
+
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from support.marks import INNERS
+from support.oracle import squared
+from support.works import works
+from torch import Tensor, nn
+
+from tract_fx import TractWarning, UnsupportedLayerError, tract_backend
+
+X = torch.randn(9, 6)
+
+
+def network() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 2))
+
+
+def backward_inside(model: nn.Module) -> None:
+    squared(model(X)).backward()
+
+
+def grad_inside(model: nn.Module) -> Any:
+    return torch.autograd.grad(squared(model(X)), list(model.parameters()))
+
+
+def functional(model: nn.Module, weights: dict[str, Tensor]) -> Any:
+    return torch.func.grad(lambda weights: squared(torch.func.functional_call(model, weights, (X,))))(weights)
+
+
+def func_grad(model: nn.Module) -> Any:
+    return functional(model, dict(model.named_parameters()))
+
+
+def func_grad_of_plain_tensors(model: nn.Module) -> Any:
+    return functional(model, {name: item.detach() for name, item in model.named_parameters()})
+
+
+def func_vjp(model: nn.Module) -> Any:
+    weights = dict(model.named_parameters())
+    value, pull = torch.func.vjp(lambda weights: squared(torch.func.functional_call(model, weights, (X,))), weights)
+    return pull(value)
+
+
+def per_sample(model: nn.Module) -> Any:
+    def loss(weights: dict[str, Tensor], x: Tensor) -> Tensor:
+        return squared(torch.func.functional_call(model, weights, (x[None],)))
+
+    return torch.func.vmap(torch.func.grad(loss), (None, 0))(dict(model.named_parameters()), X)
+
+
+INSIDE = [backward_inside, grad_inside, func_grad, func_grad_of_plain_tensors, func_vjp, per_sample]
+
+
+@pytest.fixture
+def traced_autograd() -> Iterator[None]:
+    with torch._dynamo.config.patch(trace_autograd_ops=True):
+        yield
+
+
+@works("inner gradients")
+@pytest.mark.usefixtures("traced_autograd")
+@pytest.mark.parametrize("inner", INNERS)
+@pytest.mark.parametrize("function", INSIDE)
+def test_gradients_taken_inside_of_the_compiled_function(function: Callable[[nn.Module], Any], inner: str) -> None:
+    model = network()
+    compiled = torch.compile(function, backend=tract_backend(inner=inner))
+    with pytest.raises(Exception, match=r"0 \((addmm|mm)\): the compiled function itself takes the gradient") as caught:
+        compiled(model)
+    assert isinstance(caught.value, UnsupportedLayerError) or "UnsupportedLayerError" in str(caught.value)
+
+
+@works("inner gradients")
+@pytest.mark.usefixtures("traced_autograd")
+def test_gradients_taken_inside_can_be_a_warning() -> None:
+    model, backend = network(), tract_backend(inner="aot_eager", on_unsupported="warn")
+    with pytest.warns(TractWarning, match=r"call backward\(\) outside"):
+        torch.compile(backward_inside, backend=backend)(model)
+    assert [rejection.weight for rejection in backend.rejections] == ["0.weight"]
+    twin = network()
+    twin.load_state_dict(model.state_dict())
+    backward_inside(twin)
+    assert torch.allclose(model[0].weight.grad, twin[0].weight.grad)
+
+
+@works("inner gradients")
+@pytest.mark.usefixtures("traced_autograd")
+def test_a_gradient_of_a_later_layer_is_nobody_s_business() -> None:
+    """As in losses that are weighted by the gradient of the last layer: the first one's is autograd's, and rewritten."""
+    model, backend = network(), tract_backend(inner="aot_eager")
+
+    def weighted(x: Tensor) -> Tensor:
+        loss = squared(model(x))
+        (gradient,) = torch.autograd.grad(loss, [model[2].weight], retain_graph=True, create_graph=True)
+        return loss / (1 + gradient.detach().norm())
+
+    torch.compile(weighted, backend=backend)(X)
+    assert "0.weight" not in [rejection.weight for rejection in backend.rejections]
+
+
+class Wrapped(nn.Module):
+    """Calls a module from a forward of its own; that module's is one of torch.nn's, or disabled."""
+
+    def __init__(self, stem: nn.Module) -> None:
+        super().__init__()
+        self.stem, self.head = stem, nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.stem(x)
+        return self.head(torch.tanh(hidden[0] if isinstance(hidden, tuple) else hidden))
+
+
+class Disabled(nn.Linear):
+    """A layer that the user keeps out of Dynamo."""
+
+    @torch.compiler.disable
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)
+
+
+SKIPPED = {
+    "recurrent": (lambda: nn.LSTM(6, 4), "weight_ih_l0"),
+    "recurrent stem": (lambda: Wrapped(nn.LSTM(6, 4)), r"stem\.weight_ih_l0"),
+    "disabled stem": (lambda: Wrapped(Disabled(6, 4)), r"stem\.weight"),
+}
+
+
+def train(model: nn.Module, compiled: Callable[[Tensor], Any]) -> list[str]:
+    """Two steps; returns the warnings."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", TractWarning)
+        for _ in range(2):
+            output = compiled(X)
+            squared(output[0] if isinstance(output, tuple) else output).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    return [str(item.message) for item in caught if issubclass(item.category, TractWarning)]
+
+
+@works("skipped")
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("name", SKIPPED)
+def test_a_model_that_dynamo_skips(name: str, in_place: bool) -> None:
+    make, parameter = SKIPPED[name]
+    model, backend = make(), tract_backend(inner="aot_eager")
+    if in_place:
+        model.compile(backend=backend)
+    compiled = model if in_place else torch.compile(model, backend=backend)
+    (message,) = train(model, compiled)
+    assert backend.matches == ()
+    assert re.search(parameter, message)
+    assert "graph_breaks" in message
+
+
+@works("skipped")
+def test_the_string_backend_notices_it_too() -> None:
+    model = Wrapped(nn.LSTM(6, 4))
+    (message,) = train(model, torch.compile(model, backend="tract", options={"inner": "aot_eager"}))
+    assert "stem.weight_ih_l0" in message
+
+
+@works("skipped")
+def test_errors_that_are_suppressed() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up = nn.ConvTranspose1d(9, 4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.up(x)
+
+    model = Net()
+    with torch._dynamo.config.patch(suppress_errors=True):
+        (message,) = train(model, torch.compile(model, backend=tract_backend(inner="aot_eager")))
+    assert "up.weight" in message
+
+
+@works("skipped")
+def test_no_warning_where_nothing_is_wrong() -> None:
+    class WithRecurrentHead(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.head = network(), nn.Linear(2, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            hidden = self.stem(x)
+            torch._dynamo.graph_break()
+            return self.head(hidden)
+
+    for model in (network(), WithRecurrentHead()):
+        assert train(model, torch.compile(model, backend=tract_backend(inner="aot_eager"))) == []
+
+
+@works("skipped")
+def test_another_model_s_optimiser_is_no_reason_to_warn() -> None:
+    waiting, other = network(), network()
+    compiled = torch.compile(waiting, backend=tract_backend(inner="aot_eager"))
+    assert train(other, other) == []
+    assert train(waiting, compiled) == []
+
+
+@works("skipped")
+def test_the_user_may_ignore_it() -> None:
+    model = nn.LSTM(6, 4)
+    assert train(model, torch.compile(model, backend=tract_backend(inner="aot_eager", on_unsupported="ignore"))) == []
+
+
+@works("skipped")
+def test_evaluation_trains_nothing() -> None:
+    model = nn.LSTM(6, 4)
+    compiled = torch.compile(model, backend=tract_backend(inner="aot_eager"))
+    with torch.no_grad():
+        compiled(X)
+    other = network()
+    assert train(other, other) == []
+
+
+@works("skipped")
+def test_a_compiled_optimiser_step_is_not_disturbed() -> None:
+    model = network()
+    compiled = torch.compile(model, backend=tract_backend(inner="aot_eager"))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    step = torch.compile(optimizer.step, backend="eager")
+    before = model[0].weight.detach().clone()
+    squared(compiled(X)).backward()
+    step()
+    assert not torch.equal(before, model[0].weight)

@@ -1,0 +1,113 @@
+"""Notices models that were given to ``torch.compile`` and train outside of any compiled graph.
+
+Dynamo may skip the frame that holds the first layer, and then no backend is called and nothing of this package runs: a bare
+``nn.Sequential`` in ``DistributedDataParallel``, an ``nn.LSTM``, a convolution that FSDP2 shards on its own, a function
+under ``torch.compiler.disable``. What runs all the same is the optimiser. Before its first step the parameters that have
+a gradient are compared with those that came into a compiled graph.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+import warnings
+import weakref
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from tract_fx.errors import TractWarning
+from tract_fx.passes.naming import without_wrappers
+
+__all__ = ["expect", "saw_graph"]
+
+log = logging.getLogger(__name__)
+
+NAMES_SHOWN = 4
+
+
+@dataclasses.dataclass
+class _Seen:
+    """What has been compiled of a model so far."""
+
+    quiet: bool = False
+    matched: bool = False
+    parameters: set[str] = dataclasses.field(default_factory=set)
+
+
+# The optimiser knows nothing of backends, and the string backend is made anew for every graph: what they share is here.
+_watched: weakref.WeakKeyDictionary[torch.nn.Module, _Seen] = weakref.WeakKeyDictionary()
+
+
+def expect(model: torch.nn.Module, *, quiet: bool = False) -> None:
+    """``model`` was given to ``torch.compile``.
+
+    Args:
+        model: it is held weakly.
+        quiet: the user does not want to be warned.
+    """
+    _install()
+    _watched[model] = _Seen(quiet)
+
+
+def saw_graph(model: torch.nn.Module | None, parameters: Iterable[str], *, matched: bool, quiet: bool) -> None:
+    """A graph of ``model`` with gradients was compiled.
+
+    Args:
+        model: None when the graph is not one of a module.
+        parameters: names of those that are inputs of the graph.
+        matched: whether a layer of the graph is rewritten.
+        quiet: as in :func:`expect`.
+    """
+    if model is None:
+        return
+    _install()
+    seen = _watched.setdefault(model, _Seen())
+    seen.quiet = quiet
+    seen.matched |= matched
+    seen.parameters.update(parameters)
+
+
+@functools.cache
+def _install() -> None:
+    register_optimizer_step_pre_hook(_before_step)
+
+
+def _before_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    if not _watched or torch.compiler.is_compiling():
+        return
+    stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    for model, seen in list(_watched.items()):
+        trained = [(name, item) for name, item in _parameters(model) if item.grad is not None and id(item) in stepped]
+        if trained:
+            del _watched[model]
+            _check(model, seen, trained)
+
+
+def _check(model: torch.nn.Module, seen: _Seen, trained: list[tuple[str, torch.Tensor]]) -> None:
+    compiled = {id(item) for name, item in _parameters(model) if name in seen.parameters}
+    outside = [name for name, item in trained if id(item) not in compiled]
+    if not outside:
+        return
+    more = len(outside) - NAMES_SHOWN
+    shown = ", ".join(outside[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    if seen.matched or seen.quiet:
+        log.info("parameters that train outside of the compiled graphs of %s: %s", type(model).__name__, shown)
+        return
+    none = "No graph" if not seen.parameters else "No graph with a first layer"
+    warnings.warn(
+        f"TrAct is not applied: {none} of {type(model).__name__} was compiled, and {shown} trained outside of any. "
+        "Dynamo has skipped the code that holds the first layer (torch.nn's own frames, torch.compiler.disable, "
+        'suppressed errors); TORCH_LOGS="graph_breaks" tells why. Compile the module inside of wrappers, or call the '
+        "layer from a forward() of your own.",
+        TractWarning,
+        stacklevel=4,
+    )
+
+
+def _parameters(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        yield without_wrappers(name), parameter
