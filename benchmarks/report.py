@@ -98,8 +98,23 @@ def demo_cells(pair: dict[str, Any]) -> Iterable[str]:
     yield f"not in {epochs} epochs" if reached is None else f"in epoch {reached} of {epochs}"
 
 
+def what_works() -> str:
+    """Promises and the tests that show them, on each version of torch."""
+    versions = [json.loads(path.read_text()) for path in sorted((RESULTS / "what_works").glob("*.json"))]
+    rows = [
+        (features[0]["area"], features[0]["promise"], *(passed(item["passed"], item["tests"]) for item in features))
+        for features in zip(*(version["features"] for version in versions), strict=True)
+    ]
+    return table(("", "what", *(f"torch {version['torch']}" for version in versions)), rows)
+
+
+def passed(count: int, of: int) -> str:
+    """How many of some tests passed, in a word where it is all of them."""
+    return f"{count} tests" if count == of > 0 else f"**{count} of {of}**"
+
+
 NETWORKS = {"resnet": "ResNet", "vit": "ViT"}
-TABLES: dict[str, Callable[[], str]] = {"raw_pixels": raw_pixels, "step_overhead": step_overhead, "demo": demo}
+TABLES: dict[str, Callable[[], str]] = {"raw_pixels": raw_pixels, "step_overhead": step_overhead, "demo": demo, "what_works": what_works}
 
 
 def lines(name: str) -> list[dict[str, Any]]:

@@ -1,6 +1,10 @@
 """Every number in the README comes from a committed result file."""
 
+import json
+
 import pytest
+
+from support.works import FEATURES
 
 from benchmarks import report
 
@@ -19,3 +23,19 @@ def test_numbers() -> None:
     assert report.number(None) == "NaN"
     assert report.number(1.234e-5) == "1.2e-5"
     assert report.percent(1.0123) == "+1.2 %"
+
+
+def test_the_table_of_what_works_is_that_of_the_present_tests() -> None:
+    """Made with ``python -m pytest --what-works benchmarks/results/what_works/torch-VERSION.json``."""
+    paths = sorted((report.RESULTS / "what_works").glob("torch-*.json"))
+    assert len(paths) == 2, "the oldest and the newest torch"
+    for path in paths:
+        features = json.loads(path.read_text())["features"]
+        assert [(item["area"], item["promise"]) for item in features] == list(FEATURES.values()), path.name
+        assert all(item["passed"] == item["tests"] > 0 for item in features), path.name
+
+
+def test_a_promise_that_is_not_kept_stands_out() -> None:
+    assert report.passed(3, 3) == "3 tests"
+    assert report.passed(2, 3) == "**2 of 3**"
+    assert report.passed(0, 0) == "**0 of 0**"

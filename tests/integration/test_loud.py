@@ -3,6 +3,7 @@
 import re
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,8 @@ import torch
 from support.marks import INNERS
 from support.oracle import squared
 from support.works import works
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.distributed.fsdp import fully_shard
 
 from tract_fx import TractWarning, UnsupportedLayerError, tract_backend
 
@@ -163,6 +165,41 @@ def test_the_string_backend_notices_it_too() -> None:
     model = Wrapped(nn.LSTM(6, 4))
     (message,) = train(model, torch.compile(model, backend="tract", options={"inner": "aot_eager"}))
     assert "stem.weight_ih_l0" in message
+
+
+@pytest.fixture
+def one_process(tmp_path: Path) -> Iterator[None]:
+    """A process group of this process alone."""
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+@works("skipped")
+@pytest.mark.usefixtures("one_process")
+def test_torch_nn_s_own_modules_inside_of_data_parallelism() -> None:
+    """Dynamo skips all the frames, which are torch.nn's."""
+    model = nn.parallel.DistributedDataParallel(network())
+    (message,) = train(model, torch.compile(model, backend=tract_backend(inner="aot_eager")))
+    assert "module.0.weight" in message
+
+
+@works("skipped")
+@pytest.mark.usefixtures("one_process")
+def test_a_first_layer_that_fsdp_shards_on_its_own() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.head = nn.Linear(6, 4), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.tanh(self.stem(x)))
+
+    model, mesh = Net(), distributed.init_device_mesh("cpu", (1,))
+    fully_shard(model.stem, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    (message,) = train(model, torch.compile(model, backend=tract_backend(inner="aot_eager")))
+    assert "stem.weight" in message
 
 
 @works("skipped")

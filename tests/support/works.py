@@ -97,7 +97,10 @@ class Collector:
 
     def pytest_sessionfinish(self) -> None:
         """Writes the file."""
-        features = {feature: dataclasses.asdict(counts) for feature, counts in self.counts.items()}
+        features = [
+            {"area": area, "promise": promise, **dataclasses.asdict(self.counts[feature])}
+            for feature, (area, promise) in FEATURES.items()
+        ]
         content = {"torch": torch.__version__.partition("+")[0], "features": features}
         self.path.write_text(json.dumps(content, indent=1) + "\n")
 
