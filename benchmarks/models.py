@@ -1,77 +1,83 @@
-"""Networks whose training steps are measured."""
+"""Networks whose training steps are measured, and what they are fed."""
 
 from __future__ import annotations
 
-import itertools
+import dataclasses
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["MODELS"]
+__all__ = ["WORKLOADS", "Workload"]
+
+CLASSES = 10
 
 
-class Residual(nn.Module):
-    """The basic block of ResNet-18."""
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """A network and its batches.
 
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
-            nn.BatchNorm2d(outputs),
-            nn.ReLU(),
-            nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False),
-            nn.BatchNorm2d(outputs),
-        )
-        self.shortcut = nn.Identity()
-        if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+    Attributes:
+        make: builds the network.
+        image: height and width of its RGB images.
+        batch: images in a batch on a CPU and on a GPU.
+        first: names of its first layers, for what has to be told.
+    """
 
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(self.body(x) + self.shortcut(x))
+    make: Callable[[], nn.Module]
+    image: int
+    batch: dict[str, int]
+    first: tuple[str, ...]
 
-
-def resnet18(stem: nn.Module) -> nn.Module:
-    """ResNet-18 behind a stem with 64 outputs."""
-    widths = [64, 64, 128, 256, 512]
-    blocks = []
-    for number, (inputs, outputs) in enumerate(itertools.pairwise(widths)):
-        blocks += [Residual(inputs, outputs, 1 if number == 0 else 2), Residual(outputs, outputs, 1)]
-    return nn.Sequential(stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10))
+    def data(self, device: str, batch: int) -> tuple[Tensor, Tensor]:
+        """Standardised images and labels, made from a fixed seed."""
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(batch, 3, self.image, self.image, generator=generator)
+        return x.to(device), torch.randint(0, CLASSES, (batch,), generator=generator).to(device)
 
 
-def imagenet_stem() -> nn.Module:
-    """The 7x7 stem of ResNet."""
-    return nn.Sequential(nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(3, 2, 1))
+def resnet(name: str, *, small_images: bool = False) -> nn.Module:
+    """A ResNet; for small images with a 3x3 stem and no pooling behind it."""
+    from torchvision import models
+
+    model = models.get_model(name, num_classes=CLASSES)
+    if small_images:
+        model.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+        model.maxpool = nn.Identity()
+    return model
 
 
-def cifar_stem() -> nn.Module:
-    """The 3x3 stem used on small images."""
-    return nn.Sequential(nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU())
+def vision_transformer(image: int, patch: int, depth: int, heads: int) -> nn.Module:
+    """A vision transformer of width 384."""
+    from timm.models.vision_transformer import VisionTransformer
+
+    return VisionTransformer(
+        img_size=image, patch_size=patch, embed_dim=384, depth=depth, num_heads=heads, num_classes=CLASSES
+    )
 
 
-class VisionTransformer(nn.Module):
-    """A pre-norm vision transformer with mean pooling."""
-
-    def __init__(self, image: int, patch: int, width: int, depth: int, heads: int) -> None:
-        super().__init__()
-        self.patch_embedding = nn.Conv2d(3, width, patch, patch)
-        self.position = nn.Parameter(0.02 * torch.randn(1, (image // patch) ** 2, width))
-        block = nn.TransformerEncoderLayer(
-            width, heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
-        )
-        self.blocks = nn.TransformerEncoder(block, depth, enable_nested_tensor=False)
-        self.head = nn.Linear(width, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        tokens = self.patch_embedding(x).flatten(2).transpose(1, 2) + self.position
-        return self.head(self.blocks(tokens).mean(1))
+def perceptron(image: int) -> nn.Module:
+    """A multi-layer perceptron on flattened pixels."""
+    return nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(3 * image**2, 1024),
+        nn.ReLU(),
+        nn.Linear(1024, 1024),
+        nn.ReLU(),
+        nn.Linear(1024, CLASSES),
+    )
 
 
-# name: network, batch size, image size
-MODELS: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
-    "resnet18-224": (lambda: resnet18(imagenet_stem()), 16, 224),
-    "resnet18-cifar": (lambda: resnet18(cifar_stem()), 32, 32),
-    "vit-cifar": (lambda: VisionTransformer(32, 4, 384, 7, 12), 128, 32),
-    "deit-s-224": (lambda: VisionTransformer(224, 16, 384, 12, 6), 16, 224),
+# The vision transformer for CIFAR is the paper's: patches of 4, 7 layers, 12 heads.
+WORKLOADS = {
+    "resnet18-cifar": Workload(lambda: resnet("resnet18", small_images=True), 32, {"cpu": 32, "cuda": 128}, ("conv1",)),
+    "vit-cifar": Workload(
+        lambda: vision_transformer(32, 4, 7, 12), 32, {"cpu": 128, "cuda": 128}, ("patch_embed.proj",)
+    ),
+    "resnet18-224": Workload(lambda: resnet("resnet18"), 224, {"cpu": 16, "cuda": 256}, ("conv1",)),
+    "resnet50-224": Workload(lambda: resnet("resnet50"), 224, {"cpu": 8, "cuda": 256}, ("conv1",)),
+    "deit-s-224": Workload(
+        lambda: vision_transformer(224, 16, 12, 6), 224, {"cpu": 16, "cuda": 256}, ("patch_embed.proj",)
+    ),
+    "mlp-32": Workload(lambda: perceptron(32), 32, {"cpu": 128, "cuda": 4096}, ("1",)),
 }

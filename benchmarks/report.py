@@ -59,19 +59,37 @@ def raw_pixels() -> str:
     return table(heads, rows)
 
 
-def step_overhead() -> str:
-    """Ratios of whole training steps."""
+def throughput() -> str:
+    """Ratios of whole training steps to the compiled plain one."""
+    sides = ("eager", "eager torch-tract", "compiled torch-tract", "compiled tract-fx")
     rows = [
         (
-            record["model"],
+            record["workload"],
             record["batch"],
-            f"{record['rows']:,} x {record['features']}",
-            f"{record['plain_seconds']:.2f} s",
-            f"{percent(record['ratio'])} ({percent(record['ratio_20_percent'])} to {percent(record['ratio_80_percent'])})",
+            f"{record['sides']['compiled']['seconds']:.2f} s",
+            *(added(record["sides"].get(side)) for side in sides),
         )
-        for record in lines("step_overhead.jsonl")
+        for record in lines("throughput.jsonl")
     ]
-    return table(("model", "batch", "rows x features", "plain step", "added by TrAct (20 to 80 % quantile)"), rows)
+    return table(("training step", "batch", "compiled, plain", *sides), rows)
+
+
+def added(side: dict[str, float] | None) -> str:
+    """What a side adds, with its quantiles."""
+    if side is None:
+        return "-"
+    low, high = percent(side["ratio_20_percent"]), percent(side["ratio_80_percent"])
+    return f"{percent(side['ratio'])} ({low} to {high})"
+
+
+def first_step() -> str:
+    """Compile time and peak memory of fresh processes."""
+    rows = []
+    for record in lines("first_step.jsonl"):
+        for side, measured in record["sides"].items():
+            seconds, peak = f"{measured['compile_seconds']:.1f} s", f"{measured['peak_mib']:,.0f} MiB"
+            rows.append((record["workload"], side, seconds, percent(record["compile_ratio"][side]), peak))
+    return table(("training step", "side", "compile time", "against plain", "peak memory"), rows)
 
 
 def demo() -> str:
@@ -108,13 +126,29 @@ def what_works() -> str:
     return table(("", "what", *(f"torch {version['torch']}" for version in versions)), rows)
 
 
+def zoo() -> str:
+    """Real models by family: what was found against what their sources say."""
+    (record,) = (json.loads(path.read_text()) for path in (RESULTS / "zoo").glob("*.json"))
+    rows = [
+        (family["family"], family["models"], family["right"], family["wrong"], family["rejected"])
+        for family in record["families"]
+    ]
+    return table(("family", "models", "right", "wrong", "rejected"), rows)
+
+
 def passed(count: int, of: int) -> str:
     """How many of some tests passed, in a word where it is all of them."""
     return f"{count} tests" if count == of > 0 else f"**{count} of {of}**"
 
 
 NETWORKS = {"resnet": "ResNet", "vit": "ViT"}
-TABLES: dict[str, Callable[[], str]] = {"raw_pixels": raw_pixels, "step_overhead": step_overhead, "demo": demo, "what_works": what_works}
+TABLES: dict[str, Callable[[], str]] = {
+    "raw_pixels": raw_pixels,
+    "throughput": throughput,
+    "first_step": first_step,
+    "demo": demo,
+    "what_works": what_works,
+}
 
 
 def lines(name: str) -> list[dict[str, Any]]:

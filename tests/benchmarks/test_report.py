@@ -3,7 +3,6 @@
 import json
 
 import pytest
-
 from support.works import FEATURES
 
 from benchmarks import report
