@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 from torch.fx.experimental.proxy_tensor import make_fx
+from tract_fx.passes.batch import Folding
 from tract_fx.passes.calls import Kind, Side
 from tract_fx.passes.first_layer import REWRITTEN, Form, Match
 
@@ -124,16 +125,24 @@ def _product_layout(match: Match, input: Tensor, gradient: Tensor, output_gradie
     outputs = _matrix(output_gradient, left, vector_is_row=left)
     weights = _matrix(gradient, not left, vector_is_row=True)
     shape, dims = gradient.shape, gradient.dim()
+    as_before = weights.shape
     if match.shared_batch:
-        rows = rows.flatten(0, 1)[None]
+        folding = Folding(rows, match.batch)
+        rows, weights = folding.fold(rows), folding.fold(weights)
     geometry = dataclasses.replace(LINEAR, groups=rows.shape[0])
+
+    def restore(new: Tensor) -> Tensor:
+        if match.shared_batch:
+            new = folding.unfold(new, as_before)
+        return (new if left or dims == 1 else new.transpose(1, 2)).reshape(shape)
+
     return _Operands(
         input=rows.transpose(0, 1).flatten(1),
         geometry=geometry,
         gradient=weights,
         output_gradient=outputs,
         rows=rows.shape[1],
-        restore=lambda new: (new if left or dims == 1 else new.transpose(1, 2)).reshape(shape),
+        restore=restore,
     )
 
 
