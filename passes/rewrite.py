@@ -125,6 +125,8 @@ def _product_layout(match: Match, input: Tensor, gradient: Tensor, output_gradie
     outputs = _matrix(output_gradient, left, vector_is_row=left)
     weights = _matrix(gradient, not left, vector_is_row=True)
     shape, dims = gradient.shape, gradient.dim()
+    if match.gradient.scale != 1:
+        outputs = outputs.to(torch.float64) * match.gradient.scale
     as_before = weights.shape
     if match.shared_batch:
         folding = Folding(rows, match.batch)

@@ -102,6 +102,20 @@ def use_inductor_decompositions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("decomposed", [True, False], ids=["inductor", "aot_eager"])
+@pytest.mark.parametrize("rows", [9, 3, 1], ids=["primal", "dual", "one row"])
+def test_a_product_that_is_scaled(rows: int, decomposed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The dual form starts from the gradient of the output, in which ``alpha`` is not."""
+    if decomposed:
+        use_inductor_decompositions(monkeypatch)
+    model, x = Product(lambda x, w: torch.addmm(torch.ones(4), x, w, alpha=0.25), 6, 4), torch.randn(rows, 6)
+    found = gradients(model, [x], tract_backend(LAM, inner="aot_eager"))["w"]
+    product = (0.25 * x.double() @ model.w.detach().double() + 1).requires_grad_()
+    squared(torch.tanh(product)).backward()
+    form = reference.dual if rows < 6 else reference.primal
+    assert error(found, form(x, 0.25 * product.grad, LAM).T) <= 1e-5
+
+
+@pytest.mark.parametrize("decomposed", [True, False], ids=["inductor", "aot_eager"])
 def test_weights_of_each_batch_entry_have_their_own_covariance(
     decomposed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
