@@ -82,9 +82,16 @@ def _formula(match: Match, constant: float | None) -> Callable[..., Tensor]:
         layout = _convolution_layout if match.call.kind is Kind.CONVOLUTION else _product_layout
         operands = layout(match, input, gradient, output_gradient)
         new = operands.solve(match.form, lam[0].to(input.device) if lam else constant)
-        return operands.restore(new).to(torch.promote_types(gradient.dtype, torch.float32))
+        return _laid_out_as(operands.restore(new), gradient).to(torch.promote_types(gradient.dtype, torch.float32))
 
     return formula
+
+
+def _laid_out_as(new: Tensor, old: Tensor) -> Tensor:
+    """``new`` with its dimensions in memory in the order of those of ``old``: later nodes may view it."""
+    order = sorted(range(old.dim()), key=old.stride, reverse=True)
+    inverse = sorted(range(old.dim()), key=order.__getitem__)
+    return new.permute(order).contiguous().permute(inverse)
 
 
 @dataclasses.dataclass(frozen=True)
