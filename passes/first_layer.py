@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch.fx import Node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
+from tract_fx.passes.batch import BatchDimension, batch_of
 from tract_fx.passes.calls import Call, Kind, Side, calls, is_layer_operator
 from tract_fx.passes.dependence import Dependence, Meeting, dependences, first_meeting
 from tract_fx.passes.joint_graph import JointGraph, Role, operator_of
@@ -46,8 +47,8 @@ class Form(enum.Enum):
 class Match:
     """One call to rewrite, with everything that the rewrite needs.
 
-    ``groups`` counts the systems that are solved. ``shared_batch`` is set for a batched product whose one weight is
-    expanded along the batch: then all batch entries are rows of the same layer.
+    ``groups`` counts the systems that are solved. ``batch`` is that of a batched product; entries along its shared
+    dimensions, along which one weight is expanded, are rows of the same layer.
     """
 
     call: Call
@@ -58,7 +59,12 @@ class Match:
     features: int
     groups: int
     form: Form
-    shared_batch: bool = False
+    batch: tuple[BatchDimension, ...] = ()
+
+    @property
+    def shared_batch(self) -> bool:
+        """Whether batch entries share a weight."""
+        return any(item.shared for item in self.batch)
 
 
 class RejectionKind(enum.Enum):
@@ -167,9 +173,13 @@ def _match(joint: JointGraph, call: Call, layer: str, weights: tuple[str, ...]) 
     if gradient is None:
         reason = "the gradient of its weight is not computed"
         return Rejection(RejectionKind.NO_GRADIENT, layer, weights, call.operator, reason)
-    rows, features, groups, shared = _sizes(call)
+    batch = batch_of(call.weight) if call.weight.meta["val"].dim() == 3 and call.kind is Kind.PRODUCT else ()
+    shared = any(item.shared for item in batch)
+    if shared and sum(isinstance(item.size, torch.SymInt) for item in batch) > 1:
+        return refuse("its weight is broadcast along several dimensions of sizes that are known at run time only")
+    rows, features, groups = _sizes(call, batch)
     form = Form.PRIMAL if shared else _choose_form(rows, features)
-    return Match(call, gradient, layer, weights, rows, features, groups, form, shared)
+    return Match(call, gradient, layer, weights, rows, features, groups, form, batch)
 
 
 def _other_layers(
@@ -196,24 +206,17 @@ def _with_hand_written_backwards(
         yield item
 
 
-def _sizes(call: Call) -> tuple[Size, int, int, bool]:
-    """Rows, features and groups of a call, and whether a batch shares one weight."""
+def _sizes(call: Call, batch: tuple[BatchDimension, ...]) -> tuple[Size, int, int]:
+    """Rows, features and groups of a call."""
     if call.kind is Kind.CONVOLUTION:
         output, weight = call.output.meta["val"].shape, call.weight.meta["val"].shape
-        rows = output[0]
-        for size in output[2:]:
-            rows = rows * size
-        return rows, math.prod(weight[1:]), call.geometry.groups, False
+        return math.prod(output[2:], start=output[0]), math.prod(weight[1:]), call.geometry.groups
     shape = call.input.meta["val"].shape
     if len(shape) == 1:
-        return 1, shape[0], 1, False
+        return 1, shape[0], 1
     rows, features = (shape[-2], shape[-1]) if call.side is Side.RIGHT else (shape[-1], shape[-2])
-    if len(shape) == 2:
-        return rows, features, 1, False
-    weight = call.weight.meta["val"]
-    if shape[0] != 1 and weight.stride(0) == 0:
-        return shape[0] * rows, features, 1, True
-    return rows, features, shape[0], False
+    shared = math.prod(item.size for item in batch if item.shared)
+    return shared * rows, features, math.prod(item.size for item in batch if not item.shared)
 
 
 def _choose_form(rows: Size, features: int) -> Form:

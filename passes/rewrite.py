@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 from torch.fx.experimental.proxy_tensor import make_fx
+from tract_fx.passes.batch import Folding
 from tract_fx.passes.calls import Kind, Side
 from tract_fx.passes.first_layer import REWRITTEN, Form, Match
 
@@ -82,9 +83,16 @@ def _formula(match: Match, constant: float | None) -> Callable[..., Tensor]:
         layout = _convolution_layout if match.call.kind is Kind.CONVOLUTION else _product_layout
         operands = layout(match, input, gradient, output_gradient)
         new = operands.solve(match.form, lam[0].to(input.device) if lam else constant)
-        return operands.restore(new).to(torch.promote_types(gradient.dtype, torch.float32))
+        return _laid_out_as(operands.restore(new), gradient).to(torch.promote_types(gradient.dtype, torch.float32))
 
     return formula
+
+
+def _laid_out_as(new: Tensor, old: Tensor) -> Tensor:
+    """``new`` with its dimensions in memory in the order of those of ``old``: later nodes may view it."""
+    order = sorted(range(old.dim()), key=old.stride, reverse=True)
+    inverse = sorted(range(old.dim()), key=order.__getitem__)
+    return new.permute(order).contiguous().permute(inverse)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,16 +133,26 @@ def _product_layout(match: Match, input: Tensor, gradient: Tensor, output_gradie
     outputs = _matrix(output_gradient, left, vector_is_row=left)
     weights = _matrix(gradient, not left, vector_is_row=True)
     shape, dims = gradient.shape, gradient.dim()
+    if match.gradient.scale != 1:
+        outputs = outputs.to(torch.float64) * match.gradient.scale
+    as_before = weights.shape
     if match.shared_batch:
-        rows = rows.flatten(0, 1)[None]
+        folding = Folding(rows, match.batch)
+        rows, weights = folding.fold(rows), folding.fold(weights)
     geometry = dataclasses.replace(LINEAR, groups=rows.shape[0])
+
+    def restore(new: Tensor) -> Tensor:
+        if match.shared_batch:
+            new = folding.unfold(new, as_before)
+        return (new if left or dims == 1 else new.transpose(1, 2)).reshape(shape)
+
     return _Operands(
         input=rows.transpose(0, 1).flatten(1),
         geometry=geometry,
         gradient=weights,
         output_gradient=outputs,
         rows=rows.shape[1],
-        restore=lambda new: (new if left or dims == 1 else new.transpose(1, 2)).reshape(shape),
+        restore=restore,
     )
 
 

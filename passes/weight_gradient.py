@@ -8,7 +8,7 @@ import operator
 import torch
 from torch.fx import Node
 from tract_fx.passes.calls import Call, Kind
-from tract_fx.passes.joint_graph import JointGraph
+from tract_fx.passes.joint_graph import JointGraph, target_of
 
 __all__ = ["AmbiguousGradientError", "WeightGradient", "weight_gradient"]
 
@@ -22,11 +22,12 @@ class WeightGradient:
     """Nodes of the backward pass that belong to one call.
 
     ``node`` holds the gradient of the weight operand, in that operand's shape and dtype; ``output_gradient`` the gradient
-    of the call's output.
+    of the call's output; ``scale`` the number by which the call multiplies its product (``addmm(..., alpha=0.5)``).
     """
 
     node: Node
     output_gradient: Node
+    scale: float = 1.0
 
 
 def weight_gradient(joint: JointGraph, call: Call) -> WeightGradient | None:
@@ -81,7 +82,8 @@ def _of_product(joint: JointGraph, call: Call) -> WeightGradient | None:
     expected, found = call.weight.meta["val"].shape, gradient.meta["val"].shape
     if tuple(expected) != tuple(found):
         raise AmbiguousGradientError(f"its weight has shape {tuple(expected)}, the gradient found {tuple(found)}")
-    return WeightGradient(gradient, _output_gradient(call, gradient, inside))
+    output_gradient, between = _output_gradient(call, gradient, inside)
+    return WeightGradient(gradient, output_gradient, _scale(between))
 
 
 def _reached_from(start: Node, nodes: tuple[Node, ...]) -> set[Node]:
@@ -92,8 +94,8 @@ def _reached_from(start: Node, nodes: tuple[Node, ...]) -> set[Node]:
     return reached
 
 
-def _output_gradient(call: Call, gradient: Node, inside: set[Node]) -> Node:
-    """The one tensor, other than the input, from which the backward nodes make ``gradient``."""
+def _output_gradient(call: Call, gradient: Node, inside: set[Node]) -> tuple[Node, set[Node]]:
+    """The one tensor, other than the input, from which the backward nodes make ``gradient``; and the nodes that do it."""
     sources: dict[Node, None] = {}
     pending, seen = [gradient], set()
     while pending:
@@ -110,4 +112,17 @@ def _output_gradient(call: Call, gradient: Node, inside: set[Node]) -> Node:
     if len(found) != 1 or tuple(found[0].meta["val"].shape) != expected:
         shapes = [tuple(node.meta["val"].shape) for node in found]
         raise AmbiguousGradientError(f"its output has shape {expected}, the gradients that enter have {shapes}")
-    return found[0]
+    return found[0], seen & inside
+
+
+def _scale(nodes: set[Node]) -> float:
+    """Product of the numbers that the nodes multiply with."""
+    scale = 1.0
+    for node in nodes:
+        if target_of(node) == "mul":
+            for factor in node.args:
+                if isinstance(factor, (int, float)):
+                    scale *= factor
+                elif not isinstance(factor.meta.get("val"), torch.Tensor):
+                    raise AmbiguousGradientError("it is multiplied with a number that is known at run time only")
+    return scale

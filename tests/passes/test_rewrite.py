@@ -101,6 +101,33 @@ def use_inductor_decompositions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compat, "aot_eager", lambda gm, inputs, joint_pass: plain(gm, inputs, joint_pass, table))
 
 
+@pytest.mark.parametrize("rows", [9, 3], ids=["primal", "dual"])
+def test_the_new_gradient_can_be_viewed_like_the_old_one(rows: int) -> None:
+    """The weight is a view, so that its gradient is viewed as well, which depends on strides."""
+    model = Product(lambda x, w: torch.einsum("bgi,gio->bgo", x, w.view(2, 6, 4)), 2, 24)
+    x = torch.randn(rows, 2, 6)
+    found = gradients(model, [x], tract_backend(LAM, inner="aot_eager"))["w"]
+    z = torch.einsum("bgi,gio->bgo", x.double(), model.w.detach().double().view(2, 6, 4)).requires_grad_()
+    squared(torch.tanh(z)).backward()
+    form = reference.dual if rows < 6 else reference.primal
+    expected = [form(x[:, group], z.grad[:, group], LAM).T for group in range(2)]
+    assert error(found, torch.stack(expected).flatten(1)) <= 1e-5
+
+
+@pytest.mark.parametrize("decomposed", [True, False], ids=["inductor", "aot_eager"])
+@pytest.mark.parametrize("rows", [9, 3, 1], ids=["primal", "dual", "one row"])
+def test_a_product_that_is_scaled(rows: int, decomposed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The dual form starts from the gradient of the output, in which ``alpha`` is not."""
+    if decomposed:
+        use_inductor_decompositions(monkeypatch)
+    model, x = Product(lambda x, w: torch.addmm(torch.ones(4), x, w, alpha=0.25), 6, 4), torch.randn(rows, 6)
+    found = gradients(model, [x], tract_backend(LAM, inner="aot_eager"))["w"]
+    product = (0.25 * x.double() @ model.w.detach().double() + 1).requires_grad_()
+    squared(torch.tanh(product)).backward()
+    form = reference.dual if rows < 6 else reference.primal
+    assert error(found, form(x, 0.25 * product.grad, LAM).T) <= 1e-5
+
+
 @pytest.mark.parametrize("decomposed", [True, False], ids=["inductor", "aot_eager"])
 def test_weights_of_each_batch_entry_have_their_own_covariance(
     decomposed: bool, monkeypatch: pytest.MonkeyPatch

@@ -79,6 +79,22 @@ def test_two_backward_nodes_that_nothing_tells_apart() -> None:
     assert "its weight gradient is not unique" in rejection.reason
 
 
+@pytest.mark.parametrize("rows", [9, 1])
+@pytest.mark.parametrize("alpha", [0.5, 1.0])
+def test_the_factor_on_a_product(alpha: float, rows: int) -> None:
+    """``alpha`` is in the weight gradient and not in the gradient of the output."""
+
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.bias = nn.Parameter(torch.randn(6, 4)), nn.Parameter(torch.randn(4))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.addmm(self.bias, x, self.weight, beta=0.25, alpha=alpha)
+
+    assert weight_gradient(*with_call(Scaled(), torch.randn(rows, 6))).scale == alpha
+
+
 def test_a_product_without_a_sequence_number() -> None:
     joint, call = linear()
     del call.output.meta["seq_nr"]

@@ -1,0 +1,46 @@
+"""``python -m tests.fuzz --seeds 500``; ``--seed N`` runs one and prints its network."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import warnings
+
+import torch
+
+from .check import FuzzError, check_seed
+from .network import make_case
+
+
+def main() -> int:
+    """Run the seeds; returns 1 when one of them fails."""
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
+    parser.add_argument("--seeds", type=int, default=500, help="how many networks (default: 500)")
+    parser.add_argument("--start", type=int, default=0, help="the first seed (default: 0)")
+    parser.add_argument("--seed", type=int, help="run this one only, and print its network")
+    parser.add_argument("--inner", choices=("aot_eager", "inductor"), default="aot_eager")
+    arguments = parser.parse_args()
+    warnings.filterwarnings("ignore", module="torch")
+    torch.set_num_threads(1)
+    seeds = range(arguments.start, arguments.start + arguments.seeds)
+    if arguments.seed is not None:
+        seeds = range(arguments.seed, arguments.seed + 1)
+        print(make_case(arguments.seed))
+    failed, lenient, began = [], [], time.monotonic()
+    for seed in seeds:
+        try:
+            if check_seed(seed, arguments.inner):
+                lenient.append(seed)
+        except FuzzError as failure:
+            failed.append(seed)
+            print(failure, end="\n\n", flush=True)
+    seconds = time.monotonic() - began
+    print(f"{len(seeds) - len(failed)} of {len(seeds)} passed in {seconds:.0f} s, torch {torch.__version__}")
+    print(f"seeds with a gradient whose error is that of its magnified rounding: {lenient}")
+    print(f"failed seeds: {failed}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
