@@ -4,8 +4,9 @@ Float64 is not a luxury. Of raw 0..255 pixels the Gram matrix has a condition nu
 added, and in float32 it is not even positive semi-definite. Products of two float32 numbers are exact in float64 and
 squares of 1e30 do not overflow, so that one code path is right for every scale of inputs.
 
-Two ways lead to the same sums: the *plain* one writes blocks of the matrix ``X`` and multiplies them, and the one of
-:mod:`tract_fx.ops.toeplitz` never writes ``X`` and needs fewer products where patches overlap.
+Two ways lead to the same sums on a CPU: the *plain* one writes blocks of the matrix ``X`` and multiplies them, and the
+one of :mod:`tract_fx.ops.toeplitz` never writes ``X`` and needs fewer products where patches overlap. On a GPU there are
+the kernels of :mod:`tract_fx.ops.triton_gram`, and the plain way where they cannot run.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from torch import Tensor
 from tract_fx.ops.blocks import PartialSums, Scratch, boxes, mirror_upper_, row_steps, rows_at_once
 from tract_fx.ops.cost import is_toeplitz_cheaper
 from tract_fx.ops.patches import PatchGeometry, pad, patch_view
+from tract_fx.ops.self_check import are_kernels_right
 from tract_fx.ops.toeplitz import add_images, assemble, axes_of, new_sums
+from tract_fx.ops.triton_launch import is_triton_usable, triton_gram
 
 __all__ = ["gram", "patch_gram"]
 
@@ -52,10 +55,12 @@ def patch_gram(
     """
     geometry = PatchGeometry(tuple(kernel_size), tuple(stride), tuple(padding), tuple(dilation), groups)
     features = geometry.features(input.shape[1])
+    if input.numel() and is_triton_usable(input) and are_kernels_right(input):
+        return triton_gram(input, geometry)
     result = input.new_zeros((groups, features, features), dtype=torch.float64)
     if input.numel() == 0:
         return result
-    # A GPU runs neither well as many small products as one large one.
+    # Another GPU runs neither well as many small products as one large one.
     cheaper = input.device.type == "cpu" and is_toeplitz_cheaper(input.shape, geometry)
     write = _write_toeplitz if cheaper else _write_plain
     for matrix, channels in zip(result, input.unflatten(1, (groups, -1)).unbind(1), strict=True):

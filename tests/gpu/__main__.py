@@ -1,0 +1,28 @@
+"""Everything that only a GPU can show, in one command: ``python -m tests.gpu [-k EXPRESSION] [more pytest arguments]``.
+
+Exits with status 0 if all is well, 1 if something failed, and 77 if there is no CUDA device, as no answer is not a good one.
+"""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+NO_DEVICE = 77
+
+
+def main() -> int:
+    if not torch.cuda.is_available():
+        sys.stderr.write("tests.gpu: no CUDA device here, nothing was tested\n")
+        return NO_DEVICE
+    properties = torch.cuda.get_device_properties(0)
+    capability = f"sm_{properties.major}{properties.minor}"
+    sys.stdout.write(f"{properties.name}, {capability}, torch {torch.__version__}, CUDA {torch.version.cuda}\n")
+    sys.stdout.flush()
+    here = Path(__file__).parent
+    return int(pytest.main([*sys.argv[1:], str(here / "gram.py"), str(here / "backend.py")]))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

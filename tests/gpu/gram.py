@@ -1,0 +1,221 @@
+"""The operator on a GPU: right, reproducible, and usable where nothing may wait for the GPU."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.patch_shapes import Layer, layers, sliced_patches
+
+from tract_fx.ops import gram as module
+from tract_fx.ops import triton_launch
+from tract_fx.ops.gram import gram, patch_gram
+from tract_fx.ops.patches import LINEAR, PatchGeometry
+from tract_fx.ops.solve import primal_gradient
+from tract_fx.ops.triton_configs import candidates
+from tract_fx.ops.triton_launch import is_triton_usable, plan, triton_gram
+
+DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
+
+
+def square(kernel: int, stride: int, padding: int, dilation: int = 1, groups: int = 1) -> PatchGeometry:
+    return PatchGeometry((kernel,) * 2, (stride,) * 2, (padding,) * 2, (dilation,) * 2, groups)
+
+
+CASES = {
+    "1x1": ((8, 3, 32, 32), square(1, 1, 0)),
+    "3x3": ((128, 3, 32, 32), square(3, 1, 1)),
+    "4x4/4": ((128, 3, 32, 32), square(4, 4, 0)),
+    "5x5": ((16, 3, 40, 41), square(5, 1, 2)),
+    "7x7/2": ((8, 3, 112, 113), square(7, 2, 3)),
+    "8x8/8": ((16, 3, 64, 72), square(8, 8, 0)),
+    "16x16/16": ((16, 3, 96, 96), square(16, 16, 0)),
+    "16x16/8": ((4, 3, 96, 97), square(16, 8, 0)),
+    "32 channels, 3x3, 2 groups": ((4, 32, 28, 28), square(3, 1, 1, groups=2)),
+    "dilated": ((4, 3, 40, 40), square(3, 2, 4, dilation=3)),
+    "large kernel": ((2, 1, 64, 64), square(31, 3, 15)),
+    "audio": ((4, 1, 8000), PatchGeometry((10,), (5,), (0,), (1,))),
+    "video": ((2, 3, 8, 32, 32), PatchGeometry((3, 7, 7), (1, 2, 2), (1, 3, 3), (1, 1, 1))),
+    "one output": ((300, 3, 5, 5), square(7, 1, 1)),
+    "linear": ((1000, 784), LINEAR),
+    "linear, wide": ((300, 3072), LINEAR),
+}
+
+
+def pixels(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    generator = torch.Generator("cuda").manual_seed(0)
+    return torch.randint(0, 256, shape, generator=generator, device="cuda").to(dtype)
+
+
+def expected_gram(input: torch.Tensor, geometry: PatchGeometry) -> torch.Tensor:
+    rows = sliced_patches(input, geometry).double()
+    return rows.mT @ rows
+
+
+def layouts(input: torch.Tensor) -> list[torch.Tensor]:
+    if input.ndim == 2:
+        return [input, input.T.contiguous().T]
+    formats = {4: [torch.channels_last], 5: [torch.channels_last_3d]}.get(input.ndim, [])
+    padded = torch.nn.functional.pad(input, (1, 2), value=float("nan"))
+    return [input, *(input.to(memory_format=memory) for memory in formats), padded[..., 1:-2]]
+
+
+def test_the_kernels_are_what_is_tested() -> None:
+    assert is_triton_usable(torch.ones(2, 2, device="cuda")), "Triton is missing, or the GPU is older than sm_80"
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", CASES)
+def test_integer_pixels_give_the_exact_matrix(name: str, dtype: torch.dtype) -> None:
+    shape, geometry = CASES[name]
+    expected = expected_gram(pixels(shape, dtype), geometry)
+    for input in layouts(pixels(shape, dtype)):
+        found = gram(input, geometry)
+        assert torch.equal(found, expected)
+        assert torch.equal(found, found.mT)
+
+
+@settings(max_examples=60, deadline=None)
+@given(layers(), st.sampled_from(DTYPES))
+def test_any_layer(layer: Layer, dtype: torch.dtype) -> None:
+    """With the first configuration, as tuning takes longer than a test may."""
+    input = pixels(layer.shape, dtype)
+    launch = plan(input, layer.geometry, None, 1)
+    config = candidates(launch.constants, torch.cuda.get_device_capability()[0])[0]
+    found = triton_gram(input, layer.geometry, config=config)
+    assert torch.equal(found, expected_gram(input, layer.geometry))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["3x3", "4x4/4", "7x7/2", "8x8/8", "16x16/16", "linear"])
+def test_every_configuration_gives_the_same_bits(name: str, dtype: torch.dtype) -> None:
+    shape, geometry = CASES[name]
+    input = torch.randn(shape, device="cuda").to(dtype)
+    launch = plan(input, geometry, None, 1)
+    found = [
+        triton_gram(input, geometry, config=config)
+        for config in candidates(launch.constants, torch.cuda.get_device_capability()[0])
+    ]
+    different = [(matrix - found[0]).abs().max().item() for matrix in found if not torch.equal(matrix, found[0])]
+    assert not different
+    assert all(torch.equal(gram(input, geometry), found[0]) for _ in range(5))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_standardised_pixels(dtype: torch.dtype) -> None:
+    shape, geometry = CASES["7x7/2"]
+    input = torch.randn(shape, device="cuda").to(dtype)
+    found, expected = gram(input, geometry), expected_gram(input, geometry)
+    tolerance = 1e-13 if dtype.itemsize > 2 else 1e-6
+    assert (found - expected).abs().max() <= tolerance * expected.abs().max()
+
+
+@pytest.mark.parametrize("products", ["tf32x3", "ieee"])
+def test_cheaper_products_on_request(products: str) -> None:
+    shape, geometry = CASES["3x3"]
+    input = torch.randn(shape, device="cuda")
+    found, expected = triton_gram(input, geometry, products=products), expected_gram(input, geometry)
+    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize("exponent", [-100, 100])
+def test_scales_that_overflow_or_vanish_when_squared_in_float32(exponent: int) -> None:
+    shape, geometry = CASES["3x3"]
+    input = torch.randn(shape, device="cuda")
+    assert torch.equal(gram(input * 2.0**exponent, geometry), gram(input, geometry) * 2.0 ** (2 * exponent))
+
+
+def test_smooth_raw_pixels_are_solved_to_rounding() -> None:
+    """The case that needs float64: condition numbers of 1e8."""
+    small = pixels((4, 3, 8, 8), torch.float32)
+    input = torch.nn.functional.interpolate(small, size=(224, 224), mode="bicubic").clamp(0, 255)
+    geometry = square(7, 2, 3)
+    gradient = torch.randn(1, 64, 147, device="cuda", dtype=torch.float64)
+    rows = sliced_patches(input, geometry).double()
+    covariance = rows.mT @ rows / rows.shape[1] + 0.1 * torch.eye(147, device="cuda", dtype=torch.float64)
+    expected = torch.linalg.solve(covariance, gradient, left=False)
+    found = primal_gradient(input, gradient, rows.shape[1], 0.1, geometry)
+    assert (found - expected).norm() <= 1e-5 * expected.norm()
+
+
+def test_more_than_two_to_the_31_elements() -> None:
+    free, _ = torch.cuda.mem_get_info()
+    if free < 8e9:
+        pytest.skip("needs 8 GB")
+    input = torch.zeros(14_400, 3, 224, 224, device="cuda", dtype=torch.bfloat16)
+    input[-2:] = pixels((2, 3, 224, 224), torch.bfloat16)
+    for geometry in (square(7, 2, 3), square(16, 16, 0)):
+        assert torch.equal(gram(input, geometry), expected_gram(input[-2:], geometry))
+
+
+def test_another_stream_and_another_device() -> None:
+    shape, geometry = CASES["3x3"]
+    input = pixels(shape, torch.float32)
+    expected = expected_gram(input, geometry)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        found = gram(input, geometry)
+    torch.cuda.current_stream().wait_stream(stream)
+    assert torch.equal(found, expected)
+    if torch.cuda.device_count() > 1:
+        assert torch.equal(gram(input.to("cuda:1"), geometry).to("cuda:0"), expected)
+
+
+@pytest.mark.parametrize("name", ["3x3", "4x4/4", "7x7/2", "linear"])
+def test_a_captured_graph_replays_it(name: str) -> None:
+    shape, geometry = CASES[name]
+    input = pixels(shape, torch.bfloat16)
+    gram(input, geometry)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = gram(input, geometry)
+    input.copy_(pixels(shape, torch.bfloat16).flip(0) // 2)
+    graph.replay()
+    assert torch.equal(found, expected_gram(input, geometry))
+
+
+def test_a_layer_that_was_not_tuned_before_can_be_captured() -> None:
+    """No kernel may be waited for while a graph is captured: the first configuration is taken."""
+    input, geometry = pixels((8, 3, 30, 30), torch.float16), square(6, 3, 1)
+    config = candidates(plan(input, geometry, None, 1).constants, torch.cuda.get_device_capability()[0])[0]
+    triton_gram(input, geometry, config=config)  # loads the kernels, tunes nothing
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = gram(input, geometry)
+    graph.replay()
+    assert torch.equal(found, expected_gram(input, geometry))
+
+
+def test_nothing_waits_for_the_gpu() -> None:
+    shape, geometry = CASES["7x7/2"]
+    input = pixels(shape, torch.bfloat16)
+    gram(input, geometry)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        gram(input, geometry)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_memory_is_the_workspace_and_the_result() -> None:
+    shape, geometry = CASES["7x7/2"]
+    input = pixels((64, *shape[1:]), torch.bfloat16)
+    gram(input, geometry)
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    found = gram(input, geometry)
+    assert torch.cuda.max_memory_allocated() - before <= triton_launch.WORKSPACE_BYTES + 2 * found.nbytes + 2**20
+
+
+def test_the_operator_keeps_what_its_registration_says() -> None:
+    torch.library.opcheck(patch_gram, (torch.randn(2, 3, 16, 16, device="cuda"), [7, 7], [2, 2], [3, 3], [1, 1], 1))
+
+
+def test_without_triton_the_plain_way_gives_the_same_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "is_triton_usable", lambda input: False)
+    for shape, geometry in (CASES["3x3"], CASES["16x16/16"], CASES["linear"]):
+        input = pixels(shape, torch.bfloat16)
+        assert torch.equal(gram(input, geometry), expected_gram(input, geometry))

@@ -1,0 +1,161 @@
+"""Compiles the Triton kernels for a GPU that is not there, as a launch on it would, and tells what came out."""
+
+import dataclasses
+import itertools
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from tract_fx.ops.patches import LINEAR, PatchGeometry
+from tract_fx.ops.triton_configs import TileConfig, candidates
+from tract_fx.ops.triton_launch import LaunchPlan, plan, reduction_blocks
+
+# Bytes of shared memory that one program may have, by compute capability: CUDA's programming guide.
+SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024}
+MULTIPROCESSORS = {80: 108, 90: 132}
+# Three tiles at once are worth a few registers in local memory.
+STACK_BYTES = 160
+NAMES = {torch.float64: "fp64", torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """A geometry, and the shape and memory format of an input for it."""
+
+    shape: tuple[int, ...]
+    geometry: PatchGeometry
+    channels_last: bool = False
+
+    def input(self, dtype: torch.dtype) -> torch.Tensor:
+        """A tensor without memory."""
+        input = torch.empty(self.shape, dtype=dtype, device="meta")
+        return input.contiguous(memory_format=torch.channels_last) if self.channels_last else input
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """What a kernel needs, and its matrix instructions."""
+
+    registers: int
+    stack: int
+    shared: int
+    instructions: frozenset[str]
+
+
+def square(kernel: int, stride: int, padding: int, groups: int = 1, dilation: int = 1) -> PatchGeometry:
+    return PatchGeometry((kernel,) * 2, (stride,) * 2, (padding,) * 2, (dilation,) * 2, groups)
+
+
+# For each of the widths that have configurations of their own, one layer that gathers and one that is a reshape.
+LAYERS = {
+    "1x1 n=3": Layer((128, 3, 32, 32), square(1, 1, 0)),
+    "3x1x1 n=9": Layer((4, 3, 8, 64, 64), PatchGeometry((3, 1, 1), (1, 1, 1), (1, 0, 0), (1, 1, 1))),
+    "2x2/2 n=12": Layer((128, 3, 32, 32), square(2, 2, 0)),
+    "3x3 n=27": Layer((128, 3, 32, 32), square(3, 1, 1)),
+    "3x3/3 n=27": Layer((128, 3, 33, 33), square(3, 3, 0)),
+    "audio 10/5 n=10": Layer((8, 1, 16000), PatchGeometry((10,), (5,), (0,), (1,))),
+    "4x4/4 n=48": Layer((128, 3, 32, 32), square(4, 4, 0)),
+    "4x4/2 n=48": Layer((128, 3, 32, 32), square(4, 2, 1)),
+    "5x5 n=75": Layer((32, 3, 64, 64), square(5, 1, 2)),
+    "6x6/6 n=108": Layer((32, 3, 66, 66), square(6, 6, 0)),
+    "7x7/2 n=147": Layer((256, 3, 224, 224), square(7, 2, 3)),
+    "7x7/2 channels last": Layer((256, 3, 224, 224), square(7, 2, 3), channels_last=True),
+    "8x8/8 n=192": Layer((64, 3, 224, 224), square(8, 8, 0)),
+    "3x3 grouped": Layer((8, 64, 56, 56), square(3, 1, 1, groups=2)),
+    "3x3 dilated": Layer((8, 32, 56, 56), square(3, 1, 2, dilation=2)),
+    "31x31/2 n=2883": Layer((4, 3, 224, 224), square(31, 2, 15)),
+    "16x16/16 n=768": Layer((64, 3, 224, 224), square(16, 16, 0)),
+    "16x16/8 n=768": Layer((64, 3, 224, 224), square(16, 8, 0)),
+    "2x14x14 n=1176": Layer((8, 3, 4, 224, 224), PatchGeometry((2, 14, 14), (2, 14, 14), (0,) * 3, (1,) * 3)),
+    "linear n=3072": Layer((1024, 3072), LINEAR),
+    "linear n=20": Layer((100_000, 20), LINEAR),
+    "wide offsets": Layer((16384, 3, 224, 224), square(7, 2, 3)),
+}
+
+
+def combinations(capability: int, dtype: torch.dtype, name: str) -> Iterator[tuple[LaunchPlan, TileConfig]]:
+    """A layer's launch with each configuration that is tried for it."""
+    layer = LAYERS[name]
+    launch = plan(layer.input(dtype), layer.geometry, None, MULTIPROCESSORS[capability])
+    for config in candidates(launch.constants, capability // 10):
+        yield launch, config
+
+
+def compile_gram(launch: LaunchPlan, dtype: torch.dtype, config: TileConfig, capability: int) -> Compiled:
+    """The kernel that sums tiles, specialised as Triton's launcher does: see :func:`specialised`."""
+    from tract_fx.ops.triton_gram import partial_gram
+
+    constants = {**launch.constants, "BLOCK": config.block, "TILES": config.tiles}
+    pointers = {"input": NAMES[dtype], "workspace": "fp64"}
+    source = specialised(partial_gram, pointers, launch.sizes, constants, {"rows", "rows_per_split"})
+    return compiled(source, capability, num_warps=config.warps, num_stages=config.stages)
+
+
+def compile_reduction(launch: LaunchPlan, capability: int) -> Compiled:
+    """The kernel that adds splits."""
+    from tract_fx.ops.triton_gram import reduce_splits
+
+    at_once, block = reduction_blocks(launch.splits)
+    entries = launch.groups * launch.features**2
+    sizes = {"splits": launch.splits, "entries": entries, "features": launch.features}
+    pointers = {"workspace": "fp64", "result": "fp64"}
+    constants = {"SPLITS": at_once, "BLOCK": block}
+    return compiled(specialised(reduce_splits, pointers, sizes, constants, {"splits", "entries"}), capability)
+
+
+def specialised(
+    kernel: Any, pointers: dict[str, str], sizes: dict[str, int], constants: dict[str, Any], as_given: set[str]
+) -> ASTSource:
+    """What is compiled for these arguments: a 1 is a constant, and multiples of 16 are known to be."""
+    constants = {**constants, **{name: 1 for name, size in sizes.items() if size == 1 and name not in as_given}}
+    signature, attributes = {}, {}
+    for index, name in enumerate(kernel.arg_names):
+        if name in constants:
+            signature[name] = "constexpr"
+        elif name in pointers:
+            signature[name] = f"*{pointers[name]}"
+        else:
+            signature[name] = "i32" if sizes[name] < 2**31 else "i64"
+        if name in pointers or (signature[name] != "constexpr" and name not in as_given and sizes[name] % 16 == 0):
+            attributes[(index,)] = [["tt.divisibility", 16]]
+    return ASTSource(kernel, signature, constants, attributes)
+
+
+def compiled(source: ASTSource, capability: int, **options: int) -> Compiled:
+    target = GPUTarget("cuda", capability, 32)
+    result = triton.compile(source, target=target, options={**options, "enable_fp_fusion": True})
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        Path(file.name).write_bytes(result.asm["cubin"])
+        program = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+        usage = subprocess.run([program, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
+    ((registers, stack),) = re.findall(r"REG:(\d+) STACK:(\d+)", usage)
+    instructions = re.findall(r"\b((?:wgmma\.mma_async|mma)\.sync\.[\w.]+)", result.asm["ptx"])
+    return Compiled(int(registers), int(stack), result.metadata.shared, frozenset(instructions))
+
+
+def complaints(found: Compiled, dtype: torch.dtype, config: TileConfig, capability: int) -> list[str]:
+    """What is wrong with a compiled kernel, if anything."""
+    result = []
+    if found.shared > SHARED_MEMORY[capability]:
+        result.append(f"{found.shared} bytes of shared memory")
+    if found.stack > STACK_BYTES:
+        result.append(f"{found.stack} bytes of registers in local memory")
+    half = dtype.itemsize == 2
+    inputs = {torch.bfloat16: ".f32.bf16.bf16", torch.float16: ".f32.f16.f16"}.get(dtype, ".f64.f64.f64.f64")
+    warp_groups = half and capability == 90 and config.block >= 64
+    wanted = "wgmma." if warp_groups else "mma."
+    if not found.instructions or not all(name.startswith(wanted) and inputs in name for name in found.instructions):
+        result.append(f"matrix instructions {sorted(found.instructions)}")
+    return result
+
+
+def every_case() -> list[tuple[int, torch.dtype, str]]:
+    return list(itertools.product(SHARED_MEMORY, NAMES, LAYERS))
