@@ -4,6 +4,8 @@ import os
 
 # One thread: two on a busy machine wait for each other, and sums in a fixed order are equal bit by bit.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Tests run in as many processes as there are cores; a pool of compilers in each of them would only get in the way.
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 
 import pytest
 import torch
