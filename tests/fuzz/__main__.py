@@ -9,7 +9,7 @@ import warnings
 
 import torch
 
-from .check import FuzzError, check_seed
+from .check import FuzzError, Outcome, check_seed
 from .network import make_case
 
 
@@ -27,17 +27,17 @@ def main() -> int:
     if arguments.seed is not None:
         seeds = range(arguments.seed, arguments.seed + 1)
         print(make_case(arguments.seed))
-    failed, lenient, began = [], [], time.monotonic()
+    failed, passed, began = [], {outcome: [] for outcome in Outcome}, time.monotonic()
     for seed in seeds:
         try:
-            if check_seed(seed, arguments.inner):
-                lenient.append(seed)
+            passed[check_seed(seed, arguments.inner)].append(seed)
         except FuzzError as failure:
             failed.append(seed)
             print(failure, end="\n\n", flush=True)
     seconds = time.monotonic() - began
     print(f"{len(seeds) - len(failed)} of {len(seeds)} passed in {seconds:.0f} s, torch {torch.__version__}")
-    print(f"seeds with a gradient whose error is that of its magnified rounding: {lenient}")
+    for outcome in (Outcome.MAGNIFIED, Outcome.NO_PLAIN_COMPILE):
+        print(f"{outcome.value}: {passed[outcome]}")
     print(f"failed seeds: {failed}")
     return 1 if failed else 0
 

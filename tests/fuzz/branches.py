@@ -187,6 +187,8 @@ def _head(net: Net, z: Value, batched: bool) -> Value:
         return z
     if net.chance(0.5):
         z = (linear(net, z.shape[-1]) if net.chance(0.5) else product(net, z))(z)
+    if batched and len(z.shape) == 1:  # its only dimension is the batch
+        z = net.emit("{0}[:, None]", z)
     if net.chance(0.2) and z.shape and len(z.shape) <= 4:
         z = linear(net, z.shape[-1], 2)(net.emit(net.pick(ACTIVATIONS), z))
     return z

@@ -247,6 +247,7 @@ class Net:
         outside, depth = self.lines, self._depth
         name, results = self.fresh("part"), []
         names = ", ".join(argument.text for argument in arguments)
+        visible = len(self.values)
         self.lines, self._depth = [], 1
         self.line(f"def {name}(self, {names}):")
         self._depth = 2
@@ -255,6 +256,7 @@ class Net:
         self.line(f"return {result.text}")
         self.methods.append(self.lines)
         self.lines, self._depth = outside, depth
+        self.values = [*self.values[:visible], result]
         self.line(f"{result.text} = self.{name}({names})")
 
     # -- what follows from it ----------------------------------------------------------------------------------------

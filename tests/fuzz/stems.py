@@ -124,7 +124,8 @@ def product(net: Net, x: Value) -> Layer:
     layout, template = net.pick(choices)
     outputs = net.rng.randint(1, 6)
     shape = {"mn": (outputs, features), "nm": (features, outputs), "n": (features,), "": (features,)}[layout]
-    return Layer(net, derived_weight(net, shape), _bias(net, template, outputs), template, _rows(layout, template))
+    rows = _rows(layout, template, features)
+    return Layer(net, derived_weight(net, shape), _bias(net, template, outputs), template, rows)
 
 
 def grouped_product(net: Net, x: Value) -> Layer:
@@ -132,12 +133,13 @@ def grouped_product(net: Net, x: Value) -> Layer:
     groups, features = x.shape[1:]
     template, outputs = net.pick(GROUPED), net.rng.randint(1, 4)
     weight = derived_weight(net, (groups, features, outputs))
-    return Layer(net, weight, _bias(net, template, outputs), template, _rows("gnm", template))
+    return Layer(net, weight, _bias(net, template, outputs), template, _rows("gnm", template, features))
 
 
-def _rows(layout: str, template: str = "") -> str:
-    """The layout of the weight and the factor on the product, as text for the oracle."""
-    if not layout:
+def _rows(layout: str, template: str = "", features: int | None = None) -> str:
+    """The layout of the weight and the factor on the product, as text for the oracle; empty where there is no layer."""
+    # With nothing to sum over, einsum multiplies element by element, and the graph holds no product of matrices.
+    if not layout or (features == 1 and "einsum" in template):
         return ""
     factor = re.search(r"alpha=([\d.]+)", template)
     return f"({layout!r}, {float(factor[1]) if factor else 1.0})"

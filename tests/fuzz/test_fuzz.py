@@ -3,22 +3,30 @@
 import pytest
 from support.marks import codegen
 
-from fuzz.check import FuzzError, check_seed
+from fuzz.check import FuzzError, Outcome, check_seed
 from fuzz.network import make_case
 
-SEEDS = 40
+
+def is_quick(seed: int) -> bool:
+    """Whether few graphs are compiled: the time goes into that and into nothing else."""
+    case = make_case(seed)
+    return len(set(case.batches)) * len(case.net.segments) <= 3
+
+
+# Networks of all kinds; those that take longest are left to the command.
+SEEDS = list(filter(is_quick, range(80)))[:40]
 THROUGH_INDUCTOR = (3, 5, 9)
 
 
-@pytest.mark.parametrize("seed", range(SEEDS))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_a_random_network(seed: int) -> None:
-    check_seed(seed)
+    assert check_seed(seed) is not Outcome.NO_PLAIN_COMPILE, "nothing was compared"
 
 
 @codegen
 @pytest.mark.parametrize("seed", THROUGH_INDUCTOR)
 def test_a_random_network_through_generated_code(seed: int) -> None:
-    check_seed(seed, "inductor")
+    assert check_seed(seed, "inductor") is not Outcome.NO_PLAIN_COMPILE, "nothing was compared"
 
 
 def test_a_seed_is_always_the_same_network() -> None:
