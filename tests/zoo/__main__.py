@@ -20,7 +20,9 @@ def main() -> int:
     """
     parser = argparse.ArgumentParser(prog="python -m tests.zoo", description="First layers of the zoo, by families.")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the report there too")
-    parser.add_argument("--only", default="", metavar="TEXT", help="only models with this in their name, as timm:resnet18")
+    parser.add_argument(
+        "--only", default="", metavar="TEXT", help="only models with this in their name, as timm:resnet18"
+    )
     arguments = parser.parse_args()
     cases = [case for case in all_cases() if arguments.only in case.id]
     if not cases:

@@ -30,6 +30,7 @@ class Case:
         meets: operator in which data meets its first parameter, for a model that has no first layer.
         real: why the model needs tensors with values; None when fake ones do.
         made_on: device for the constructor: ``meta``, unless it computes sizes with tensors.
+        known: why the backend is wrong about the model, where that is not mended yet.
         whole: whether to keep repeated blocks, where a model's code counts them.
     """
 
@@ -42,6 +43,7 @@ class Case:
     meets: str | None = None
     real: str | None = None
     made_on: str = "meta"
+    known: str | None = None
     whole: bool = False
 
     @contextlib.contextmanager

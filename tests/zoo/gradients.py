@@ -21,14 +21,15 @@ CONVOLUTIONS = (nn.functional.conv1d, nn.functional.conv2d, nn.functional.conv3d
 class _Call:
     input: Tensor
     weight: Tensor
-    output: Tensor
+    output_gradients: list[Tensor]
     geometry: dict[str, Any] | None  # of a convolution
 
     def gradient(self, lam: float) -> Tensor:
         """Reference gradient of the weight as this call saw it."""
+        (output_gradient,) = self.output_gradients
         if self.geometry is None:
-            return reference.linear_gradient(self.input, self.output.grad, lam)
-        return reference.conv_gradient(self.input, self.output.grad, self.weight, lam, **self.geometry)
+            return reference.linear_gradient(self.input, output_gradient, lam)
+        return reference.conv_gradient(self.input, output_gradient, self.weight, lam, **self.geometry)
 
 
 class _FirstCalls(TorchFunctionMode):
@@ -43,8 +44,10 @@ class _FirstCalls(TorchFunctionMode):
         if function is LINEAR or function in CONVOLUTIONS:
             input, weight, *rest = arguments
             if weight.requires_grad and (input.is_leaf or not input.requires_grad):
-                output.retain_grad()
-                self.calls.append(_Call(input.detach(), weight, output, _geometry(function, rest, keywords or {})))
+                # A hook and not .grad, which an activation that works in place would make its own.
+                gradients: list[Tensor] = []
+                output.register_hook(gradients.append)
+                self.calls.append(_Call(input.detach(), weight, gradients, _geometry(function, rest, keywords or {})))
         return output
 
 
@@ -72,10 +75,7 @@ def expected_gradients(
     for call in first.calls:
         new = call.gradient(lam)
         for name, parameter in twin.named_parameters():
-            if parameter is call.weight:
-                part = new
-            else:
-                part = _behind(call.weight, parameter, new)
+            part = new if parameter is call.weight else _behind(call.weight, parameter, new)
             if part is not None:
                 found[name] = found.get(name, 0) + part
     return found

@@ -52,9 +52,7 @@ VIDEOS: dict[str, dict[str, str]] = {
 }
 # Both encoders see the images; the update block sees the flow, which starts as a constant.
 FLOWS: dict[str, dict[str, str]] = {
-    "optical_flow.raft": {
-        "raft_small": "feature_encoder.convnormrelu.0.weight context_encoder.convnormrelu.0.weight"
-    },
+    "optical_flow.raft": {"raft_small": "feature_encoder.convnormrelu.0.weight context_encoder.convnormrelu.0.weight"},
 }
 DETECTORS: dict[str, dict[str, str]] = {
     "detection.faster_rcnn": {"fasterrcnn_mobilenet_v3_large_320_fpn": "backbone.body.0.0.weight"},

@@ -1,39 +1,64 @@
-"""Smaller networks with the same layers: a repeated block that keeps the shape of its input is left out."""
+"""Smaller networks with the same layers: what repeats an earlier block is left out, or averaged away."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 LISTS = (nn.Sequential, nn.ModuleList)
+Shapes = set[tuple[object, object]]
 
 
 def thin(model: nn.Module, call: Callable[[], object]) -> None:
-    """Leave out what repeats the class of an earlier block beside it and changes no shape.
+    """Shorten a network at every block that has no class of module in it that an earlier block beside it has not.
 
+    Such a block is dropped where it changes no shape, and gives the mean of its input in the right shape where it does.
     Names of what stays do not change. Single layers, and plain chains of them, always stay, and with them the stems.
 
     Args:
         model: changed in place.
         call: runs the model once; shapes are taken from this run.
     """
-    keeps_shape = _blocks_that_keep_shape(model, call)
+    shapes = _shapes(model, call)
     for parent in list(model.modules()):
-        seen: set[type] = set()
+        if isinstance(parent, nn.ModuleDict):
+            continue
+        known: dict[type, set[type]] = {}
         for name, child in list(parent.named_children()):
-            if keeps_shape.get(child) and type(child) in seen:
-                _leave_out(parent, name, child)
-            seen.add(type(child))
+            parts = set(map(type, child.modules()))
+            earlier = known.setdefault(type(child), set())
+            if parts <= earlier and len(shapes.get(child, ())) == 1 and _is_block(child, parent):
+                _leave_out(parent, name, *next(iter(shapes[child])))
+            earlier |= parts
 
 
-def _blocks_that_keep_shape(model: nn.Module, call: Callable[[], object]) -> dict[nn.Module, bool]:
-    found: dict[nn.Module, bool] = {}
+def _leave_out(parent: nn.Module, name: str, before: object, after: object) -> None:
+    same = before is not None and before == (after[0] if type(after) is tuple and after else after)
+    if same and isinstance(parent, LISTS):
+        del parent._modules[name]
+    elif isinstance(before, torch.Size) and isinstance(after, torch.Size):
+        parent._modules[name] = _Mean(None if same else after)
+
+
+class _Mean(nn.Module):
+    """The input itself, or its mean in another shape: still made of the input, and differentiable."""
+
+    def __init__(self, shape: torch.Size | None) -> None:
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, input: Tensor, *_: object, **__: object) -> Tensor:
+        return input if self.shape is None else input.mean() + input.new_zeros(self.shape)
+
+
+def _shapes(model: nn.Module, call: Callable[[], object]) -> dict[nn.Module, Shapes]:
+    """For every module, the shapes of what goes in first and of what comes out."""
+    found: dict[nn.Module, Shapes] = {}
 
     def record(module: nn.Module, arguments: tuple, output: object) -> None:
-        same = bool(arguments) and _shape(arguments[0]) == _shape(output) is not None
-        found[module] = same and found.get(module, True)
+        found.setdefault(module, set()).add((_shape(arguments[0] if arguments else None), _shape(output)))
 
     handles = [module.register_forward_hook(record) for module in model.modules() if _depth(module) > 1]
     with torch.no_grad():
@@ -43,16 +68,17 @@ def _blocks_that_keep_shape(model: nn.Module, call: Callable[[], object]) -> dic
     return found
 
 
-def _leave_out(parent: nn.Module, name: str, child: nn.Module) -> None:
-    if isinstance(parent, LISTS):
-        del parent._modules[name]
-    elif _depth(child) > 2 and not isinstance(parent, nn.ModuleDict):
-        setattr(parent, name, _Skipped())
+def _shape(value: object) -> object:
+    """Shape of a tensor, shapes of the tensors in a tuple."""
+    if isinstance(value, tuple):
+        return tuple(map(_shape, value))
+    return value.shape if isinstance(value, Tensor) else None
 
 
-class _Skipped(nn.Module):
-    def forward(self, input: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
-        return input
+def _is_block(module: nn.Module, parent: nn.Module) -> bool:
+    """In a list: layers in a module. As an attribute, where convolution and activation often are one module: blocks."""
+    chain, depth = isinstance(module, nn.Sequential), _depth(module)
+    return depth > (1 if chain or isinstance(parent, LISTS) else 2)
 
 
 def _depth(module: nn.Module) -> int:
@@ -61,9 +87,3 @@ def _depth(module: nn.Module) -> int:
         return 0
     below = max(map(_depth, module.children()), default=0)
     return max(1, below) if isinstance(module, nn.Sequential) else 1 + below
-
-
-def _shape(value: object) -> torch.Size | None:
-    if isinstance(value, tuple) and value:
-        value = value[0]
-    return value.shape if isinstance(value, torch.Tensor) else None
