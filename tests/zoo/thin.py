@@ -15,7 +15,8 @@ def thin(model: nn.Module, call: Callable[[], object]) -> None:
     """Shorten a network at every block that has no class of module in it that an earlier block beside it has not.
 
     Such a block is dropped where it changes no shape, and gives the mean of its input in the right shape where it does.
-    Names of what stays do not change. Single layers, and plain chains of them, always stay, and with them the stems.
+    Names of what stays do not change. Stems stay as they are: what is not fed by something trainable, single layers and
+    plain chains of them.
 
     Args:
         model: changed in place.
@@ -54,18 +55,21 @@ class _Mean(nn.Module):
 
 
 def _shapes(model: nn.Module, call: Callable[[], object]) -> dict[nn.Module, Shapes]:
-    """For every module, the shapes of what goes in first and of what comes out."""
+    """For every module that is fed by something trainable, the shapes of what goes in first and of what comes out."""
     found: dict[nn.Module, Shapes] = {}
+    fed_by_data: set[nn.Module] = set()
 
     def record(module: nn.Module, arguments: tuple, output: object) -> None:
-        found.setdefault(module, set()).add((_shape(arguments[0] if arguments else None), _shape(output)))
+        first = arguments[0] if arguments else None
+        if isinstance(first, Tensor) and (first.is_leaf or not first.requires_grad):
+            fed_by_data.add(module)
+        found.setdefault(module, set()).add((_shape(first), _shape(output)))
 
     handles = [module.register_forward_hook(record) for module in model.modules() if _depth(module) > 1]
-    with torch.no_grad():
-        call()
+    call()
     for handle in handles:
         handle.remove()
-    return found
+    return {module: shapes for module, shapes in found.items() if module not in fed_by_data}
 
 
 def _shape(value: object) -> object:
