@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import gc
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+from unittest import mock
 
 import torch
 from torch import nn
+from torch._dynamo.backends.common import aot_autograd
+from torch._dynamo.backends.debugging import boxed_nop
 
 import tract_fx
+from tract_fx import compat
 
 from .case import Case
 from .thin import thin
@@ -50,6 +57,28 @@ def _compile_and_call(model: nn.Module, backend: tract_fx.TractBackend, argument
     gc.collect()
     gc.disable()
     try:
-        torch.compile(model, backend=backend)(*arguments, **keywords)
+        # Where breaks make one frame of every layer, each layer is a recompile of it, and all of them are to be seen.
+        with torch._dynamo.config.patch(recompile_limit=64), mock.patch.object(compat, "aot_eager", _joint_graph_only):
+            torch.compile(model, backend=backend)(*arguments, **keywords)
     finally:
         gc.enable()
+
+
+class _CapturedError(Exception):
+    """Ends a compilation that has served its purpose."""
+
+
+def _joint_graph_only(
+    gm: torch.fx.GraphModule, example_inputs: Sequence[Any], joint_pass: Callable[[torch.fx.Graph], None]
+) -> Callable[..., Any]:
+    """In the place of :func:`tract_fx.compat.aot_eager`: the pass runs, and what comes after it is left out."""
+
+    def partition(joint_module: torch.fx.GraphModule, *_: Any, **__: Any) -> NoReturn:
+        joint_pass(joint_module.graph)
+        raise _CapturedError
+
+    with contextlib.suppress(_CapturedError):
+        aot_autograd(fw_compiler=boxed_nop, partition_fn=partition, keep_inference_input_mutations=True)(
+            gm, example_inputs
+        )
+    return gm.forward

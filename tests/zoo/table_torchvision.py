@@ -141,4 +141,4 @@ def _images_and_boxes(name: str) -> Arguments:
         "masks": torch.ones(1, 64, 64, dtype=torch.uint8),
         "keypoints": torch.tensor([[[20.0, 20.0, 1.0]] * 17]),
     }
-    return ([torch.rand(3, 64, 64) for _ in range(2)], [target] * 2), {}
+    return ([torch.rand(3, 64, 64)], [target]), {}

@@ -24,8 +24,6 @@ def thin(model: nn.Module, call: Callable[[], object]) -> None:
     """
     shapes = _shapes(model, call)
     for parent in list(model.modules()):
-        if isinstance(parent, nn.ModuleDict):
-            continue
         known: dict[type, set[type]] = {}
         for name, child in list(parent.named_children()):
             parts = set(map(type, child.modules()))
@@ -81,8 +79,8 @@ def _shape(value: object) -> object:
 
 def _is_block(module: nn.Module, parent: nn.Module) -> bool:
     """In a list: layers in a module. As an attribute, where convolution and activation often are one module: blocks."""
-    chain, depth = isinstance(module, nn.Sequential), _depth(module)
-    return depth > (1 if chain or isinstance(parent, LISTS) else 2)
+    chain, listed = isinstance(module, nn.Sequential), isinstance(parent, (*LISTS, nn.ModuleDict))
+    return _depth(module) > (1 if chain or listed else 2)
 
 
 def _depth(module: nn.Module) -> int:
