@@ -35,7 +35,6 @@ of the same memory: rows of ``blocks * width`` numbers, of which the left factor
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Iterator
 
@@ -233,7 +232,9 @@ class _Planes:
         self._axes, self._images = axes, images
         positions = axes.rows.outputs + axes.rows.reach
         # Two images in a band need zeros between them.
-        most = BAND_ELEMENTS // (height * math.prod(shape)) if height >= positions or height == 2 * axes.rows.reach else 1
+        most = (
+            BAND_ELEMENTS // (height * math.prod(shape)) if height >= positions or height == 2 * axes.rows.reach else 1
+        )
         self._boxes = list(boxes([len(images), axes.frames.outputs], most))
         size = max(math.prod(part.stop - part.start for part in box) for box in self._boxes)
         self.memory = images.new_zeros(size, height, *shape, dtype=torch.float64)
@@ -246,18 +247,20 @@ class _Planes:
             height, width = view.shape[2], view.shape[-1]
             plane[:, height:] = 0
             plane[:, :height, :, :width].view_as(view).copy_(view)
+            del view  # and with it the padded images
             yield plane
 
 
 def _positions(images: Tensor, axes: Axes, frames: range, rows: range, columns: range) -> Tensor:
-    """View of positions of phase images, ``(batch, frames, rows, channels, *phases, columns)``, without those that are
-    beyond the last."""
+    """View of positions of phase images, up to the last one: ``(batch, frames, rows, channels, *phases, columns)``."""
     margins = []
     for dim, (axis, part) in enumerate(zip(axes, (frames, rows, columns), strict=True), start=2):
         start = axis.stride * part.start - axis.padding
         length = axis.stride * (min(part.stop, axis.outputs + axis.reach) - part.start - 1) + axis.phases
         before = min(max(0, -start), length)
-        inside = range(axis.size)[start + before : start + length]
+        # Where the last block of the kernel is incomplete, a last position has phases that are in no patch.
+        pixels = min(axis.size, axis.stride * (axis.outputs - 1) + axis.kernel - axis.padding)
+        inside = range(pixels)[start + before : start + length]
         images = images.narrow(dim, inside.start, len(inside))
         margins = [before, length - before - len(inside), *margins]
     view = torch.nn.functional.pad(images, margins)
