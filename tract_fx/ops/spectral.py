@@ -208,7 +208,9 @@ def _subtract_outside(windows: Tensor, parts: Tensor, first: bool) -> None:
 def _pieces(axes: Axes, width: int) -> list[range]:
     """Positions of rows that make a band of about :data:`BAND_ELEMENTS` with all of an image, or a part of it.
 
-    A piece shares its last ``reach`` rows with the next one, which multiplies them. The last piece has zeros there.
+    A piece shares its last ``reach`` rows with the next one, which multiplies them. The last piece has zeros there, and
+    so has each image where one piece is all. A part of an image is more than half as large as a band may be: a band with
+    parts has only one image.
     """
     rows = axes.rows
     positions = rows.outputs + rows.reach
@@ -230,11 +232,7 @@ class _Planes:
 
     def __init__(self, shape: tuple[int, int], height: int, axes: Axes, images: Tensor) -> None:
         self._axes, self._images = axes, images
-        positions = axes.rows.outputs + axes.rows.reach
-        # Two images in a band need zeros between them.
-        most = (
-            BAND_ELEMENTS // (height * math.prod(shape)) if height >= positions or height == 2 * axes.rows.reach else 1
-        )
+        most = BAND_ELEMENTS // (height * math.prod(shape))
         self._boxes = list(boxes([len(images), axes.frames.outputs], most))
         size = max(math.prod(part.stop - part.start for part in box) for box in self._boxes)
         self.memory = images.new_zeros(size, height, *shape, dtype=torch.float64)
@@ -245,7 +243,6 @@ class _Planes:
             view = _positions(self._images[images], self._axes, range(frames.start, frames.stop), rows, columns)
             plane = self.memory[: view.shape[:2].numel()]
             height, width = view.shape[2], view.shape[-1]
-            plane[:, height:] = 0
             plane[:, :height, :, :width].view_as(view).copy_(view)
             del view  # and with it the padded images
             yield plane
