@@ -14,7 +14,7 @@ __all__ = ["PartialSums", "Scratch", "boxes", "mirror_upper_", "row_steps", "row
 # most. Fewer parts spend more on the other triangle; more are slower products, and threads that wait for each other
 # more often, which costs a lot where other processes use the same cores.
 TRIANGLE_STEP = 64
-MOST_STEPS = 4
+MOST_STEPS = 8
 
 # Elements of a block that is multiplied at once, in float64 8 MiB. With a quarter of that the caches are used a little
 # better, but threads meet more often, which costs a lot where other processes use the same cores. A GPU wants larger

@@ -4,9 +4,9 @@ Float64 is not a luxury. Of raw 0..255 pixels the Gram matrix has a condition nu
 added, and in float32 it is not even positive semi-definite. Products of two float32 numbers are exact in float64 and
 squares of 1e30 do not overflow, so that one code path is right for every scale of inputs.
 
-Two ways lead to the same sums on a CPU: the *plain* one writes blocks of the matrix ``X`` and multiplies them, and the
-one of :mod:`tract_fx.ops.toeplitz` never writes ``X`` and needs fewer products where patches overlap. On a GPU there are
-the kernels of :mod:`tract_fx.ops.triton_gram`, and the plain way where they cannot run.
+Three ways lead to the same sums on a CPU: the *plain* one writes blocks of the matrix ``X`` and multiplies them. Where
+patches overlap, those of :mod:`tract_fx.ops.toeplitz` and :mod:`tract_fx.ops.spectral` never write ``X`` and need fewer
+products. On a GPU there are the kernels of :mod:`tract_fx.ops.triton_gram`, and the plain way where they cannot run.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from tract_fx.ops.blocks import PartialSums, Scratch, boxes, mirror_upper_, row_steps, rows_at_once
-from tract_fx.ops.cost import is_toeplitz_cheaper
+from tract_fx.ops.cost import cheapest_way
 from tract_fx.ops.patches import PatchGeometry, pad, patch_view
 from tract_fx.ops.self_check import are_kernels_right
+from tract_fx.ops.spectral import spectral_sums
 from tract_fx.ops.toeplitz import add_images, assemble, axes_of, new_sums
 from tract_fx.ops.triton_launch import is_triton_usable, triton_gram
 
@@ -61,8 +62,8 @@ def patch_gram(
     if input.numel() == 0:
         return result
     # Another GPU runs neither well as many small products as one large one.
-    cheaper = input.device.type == "cpu" and is_toeplitz_cheaper(input.shape, geometry)
-    write = _write_toeplitz if cheaper else _write_plain
+    way = cheapest_way(input.shape, geometry) if input.device.type == "cpu" else "plain"
+    write = {"plain": _write_plain, "toeplitz": _write_toeplitz, "spectral": _write_spectral}[way]
     for matrix, channels in zip(result, input.unflatten(1, (groups, -1)).unbind(1), strict=True):
         write(matrix, channels, geometry)
     return result
@@ -127,6 +128,12 @@ def _write_toeplitz(matrix: Tensor, input: Tensor, geometry: PatchGeometry) -> N
     for images in _padded_chunks(input):
         add_images(sums, images, axes, scratch)
     matrix.copy_(assemble(sums, axes, input.shape[1]))
+
+
+def _write_spectral(matrix: Tensor, input: Tensor, geometry: PatchGeometry) -> None:
+    """``matrix = X^T X`` of one group, ``input`` being its channels, by :mod:`tract_fx.ops.spectral`."""
+    axes = axes_of(geometry, input.shape[2:])
+    matrix.copy_(assemble(spectral_sums(input, axes), axes, input.shape[1]))
 
 
 def _padded_chunks(input: Tensor) -> tuple[Tensor, ...]:

@@ -15,13 +15,15 @@ from support.patch_shapes import Layer, layers, sliced_patches
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tract_fx.ops import blocks
+from tract_fx.ops import blocks, spectral
 from tract_fx.ops import gram as module
-from tract_fx.ops.cost import is_toeplitz_cheaper, is_toeplitz_possible
+from tract_fx.ops.cost import Way, cheapest_way, is_spectral_possible, is_toeplitz_possible
 from tract_fx.ops.gram import gram, patch_gram
 from tract_fx.ops.patches import LINEAR, PatchGeometry, unfold_patches
 
-WAYS = ("chosen", "plain", "toeplitz")
+DIRECT_WAYS = ("plain", "toeplitz")
+WAYS = (*DIRECT_WAYS, "spectral")
+POSSIBLE = {"plain": lambda shape, geometry: True, "toeplitz": is_toeplitz_possible, "spectral": is_spectral_possible}
 STEM = PatchGeometry((7, 7), (2, 2), (3, 3), (1, 1))
 MORE_PADDING_THAN_PIXELS = Layer((1, 1, 1, 2), PatchGeometry((1, 2), (5, 1), (2, 0), (1, 1)))
 STEM_ARGUMENTS = ([7, 7], [2, 2], [3, 3], [1, 1], 1)
@@ -32,10 +34,11 @@ def computed(way: str, block: int | None = None) -> Iterator[None]:
     """The way to take wherever it is possible, with blocks of about so many elements."""
     with contextlib.ExitStack() as stack:
         if way != "chosen":
-            choice = is_toeplitz_possible if way == "toeplitz" else lambda shape, geometry: False
-            stack.enter_context(mock.patch.object(module, "is_toeplitz_cheaper", choice))
+            choice = lambda shape, geometry: way if POSSIBLE[way](shape, geometry) else "plain"  # noqa: E731
+            stack.enter_context(mock.patch.object(module, "cheapest_way", choice))
         if block is not None:
             stack.enter_context(mock.patch.object(module, "PADDED_ELEMENTS", block))
+            stack.enter_context(mock.patch.object(spectral, "BAND_ELEMENTS", block))
             sizes = {"BLOCK_ELEMENTS": block, "FEWEST_ROWS": 1, "ROWS_PER_SUM": max(1, block // 8), "TRIANGLE_STEP": 5}
             stack.enter_context(mock.patch.multiple(blocks, **sizes))
         yield
@@ -50,7 +53,7 @@ def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
     return ((found - expected).abs().max() / expected.abs().max()).item()
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ["chosen", *DIRECT_WAYS])
 @pytest.mark.parametrize("block", [None, 1, 300])
 @settings(max_examples=60, deadline=None)
 @given(layers(), st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]), st.integers(0, 2**31))
@@ -65,7 +68,7 @@ def test_integer_pixels_give_the_exact_matrix(
         assert torch.equal(gram(input, layer.geometry), expected_gram(input, layer.geometry))
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ["chosen", *DIRECT_WAYS])
 @settings(max_examples=60, deadline=None)
 @given(layers(), st.integers(0, 2**31))
 def test_the_matrix_is_symmetric_to_the_last_bit(way: str, layer: Layer, seed: int) -> None:
@@ -77,7 +80,7 @@ def test_the_matrix_is_symmetric_to_the_last_bit(way: str, layer: Layer, seed: i
     assert relative_error(found, expected_gram(input, layer.geometry)) < 1e-14 or not found.any()
 
 
-@pytest.mark.parametrize("way", ["plain", "toeplitz"])
+@pytest.mark.parametrize("way", DIRECT_WAYS)
 def test_a_signal_agrees_with_loops(way: str) -> None:
     signal, kernel, stride, padding = [2.0, 3.0, 5.0, 7.0, 11.0, 13.0, 17.0], 4, 2, 3
     padded = [0.0] * padding + signal + [0.0] * padding
@@ -90,7 +93,7 @@ def test_a_signal_agrees_with_loops(way: str) -> None:
     assert torch.equal(found, expected)
 
 
-@pytest.mark.parametrize("way", ["plain", "toeplitz"])
+@pytest.mark.parametrize("way", DIRECT_WAYS)
 def test_a_video_agrees_with_loops(way: str) -> None:
     sizes, kernel, stride = (3, 4, 5), (2, 3, 2), (1, 1, 2)
     video = torch.randint(0, 9, sizes).double()
@@ -108,7 +111,7 @@ def test_a_video_agrees_with_loops(way: str) -> None:
         assert torch.equal(gram(video[None, None], geometry), expected)
 
 
-@pytest.mark.parametrize("way", ["plain", "toeplitz"])
+@pytest.mark.parametrize("way", WAYS)
 def test_the_error_stays_at_rounding_over_many_rows(way: str) -> None:
     """200704 rows of a sum that only grows: added one after the other they would lose three digits more."""
     input = torch.rand(16, 1, 224, 224)
@@ -120,7 +123,7 @@ def test_the_error_stays_at_rounding_over_many_rows(way: str) -> None:
     assert float(np.abs(found - expected).max() / np.abs(expected).max()) < 3e-14
 
 
-@pytest.mark.parametrize("way", ["plain", "toeplitz"])
+@pytest.mark.parametrize("way", DIRECT_WAYS)
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @settings(max_examples=40, deadline=None)
 @given(layers(), st.data())
@@ -134,7 +137,7 @@ def test_exactly_the_entries_of_a_broken_pixel_are_not_finite(
     assert torch.equal(found.isfinite(), expected_gram(input, layer.geometry).isfinite())
 
 
-@pytest.mark.parametrize("way", ["plain", "toeplitz"])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("exponent", [-100, 100])
 def test_scales_that_overflow_or_vanish_when_squared_in_float32(way: str, exponent: int) -> None:
     input = torch.randn(2, 3, 20, 20)
@@ -155,7 +158,7 @@ def test_no_rows_of_a_linear_layer_give_zeros() -> None:
     assert torch.equal(gram(torch.randn(0, 5), LINEAR), torch.zeros(1, 5, 5, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("way", ["plain", "toeplitz"])
+@pytest.mark.parametrize("way", DIRECT_WAYS)
 def test_memory_layout_does_not_matter(way: str) -> None:
     input = torch.randint(0, 256, (2, 4, 18, 16)).float()
     geometry = PatchGeometry((5, 3), (2, 1), (2, 1), (1, 1), groups=2)
@@ -167,7 +170,7 @@ def test_memory_layout_does_not_matter(way: str) -> None:
         assert torch.equal(gram(input[:1].expand(3, -1, -1, -1), geometry), 3 * gram(input[:1], geometry))
 
 
-@pytest.mark.parametrize("way", ["plain", "toeplitz"])
+@pytest.mark.parametrize("way", WAYS)
 def test_the_input_is_left_alone(way: str) -> None:
     input = torch.randn(2, 3, 16, 16)
     before = input.clone()
@@ -222,7 +225,7 @@ class LargestTensor(TorchDispatchMode):
 
 
 def largest_bytes(way: str, input: torch.Tensor, geometry: PatchGeometry) -> int:
-    write = module._write_toeplitz if way == "toeplitz" else module._write_plain
+    write = getattr(module, f"_write_{way}")
     features = geometry.features(input.shape[1])
     matrix = torch.zeros(features, features, dtype=torch.float64)
     with LargestTensor() as mode:
@@ -230,13 +233,12 @@ def largest_bytes(way: str, input: torch.Tensor, geometry: PatchGeometry) -> int
     return mode.bytes
 
 
-@pytest.mark.parametrize("way", ["plain", "toeplitz"])
 @pytest.mark.parametrize(
-    ("shape", "geometry"),
+    ("way", "shape", "geometry"),
     [
-        ((3, 64, 64), STEM),
-        ((3, 300, 300), STEM),
-        ((3, 9, 48, 48), PatchGeometry((3, 5, 5), (1, 2, 2), (1, 2, 2), (1,) * 3)),
+        *[(way, (3, size, size), STEM) for way in WAYS for size in (64, 300)],
+        *[(way, (3, 9, 48, 48), PatchGeometry((3, 5, 5), (1, 2, 2), (1, 2, 2), (1,) * 3)) for way in DIRECT_WAYS],
+        ("spectral", (3, 9, 48, 48), PatchGeometry((3, 5, 5), (3, 2, 2), (1, 2, 2), (1,) * 3)),
     ],
 )
 def test_memory_does_not_grow_with_the_batch(way: str, shape: tuple[int, ...], geometry: PatchGeometry) -> None:
@@ -253,6 +255,7 @@ def test_the_usual_blocks_are_some_megabytes() -> None:
     input = torch.ones(48, 3, 224, 224)
     assert largest_bytes("plain", input, STEM) < 25e6
     assert largest_bytes("toeplitz", input, STEM) < 25e6
+    assert largest_bytes("spectral", input, STEM) < 2e6
 
 
 def test_memory_of_a_wide_linear_layer_is_bounded() -> None:
@@ -287,18 +290,21 @@ def test_patches_of_rows_and_rows_of_patches_agree() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "geometry", "cheaper"),
+    ("shape", "geometry", "way"),
     [
-        ((16, 3, 224, 224), STEM, True),
-        ((16, 3, 224, 224), PatchGeometry((11, 11), (4, 4), (2, 2), (1, 1)), True),
-        ((4, 3, 16, 112, 112), PatchGeometry((3, 7, 7), (1, 2, 2), (1, 3, 3), (1, 1, 1)), True),
-        ((16, 3, 224, 224), PatchGeometry((16, 16), (16, 16), (0, 0), (1, 1)), False),
-        ((1, 3, 8, 8), STEM, False),
-        ((8192, 256), LINEAR, False),
+        ((16, 3, 224, 224), STEM, "spectral"),
+        ((16, 3, 224, 224), PatchGeometry((11, 11), (4, 4), (2, 2), (1, 1)), "spectral"),
+        ((16, 3, 16, 112, 112), PatchGeometry((1, 7, 7), (1, 2, 2), (0, 3, 3), (1, 1, 1)), "spectral"),
+        ((4, 3, 16, 112, 112), PatchGeometry((3, 7, 7), (1, 2, 2), (1, 3, 3), (1, 1, 1)), "toeplitz"),
+        ((8, 80, 3000), PatchGeometry((3,), (1,), (1,), (1,)), "toeplitz"),
+        ((32, 3, 32, 32), PatchGeometry((3, 3), (1, 1), (1, 1), (1, 1)), "plain"),
+        ((16, 3, 224, 224), PatchGeometry((16, 16), (16, 16), (0, 0), (1, 1)), "plain"),
+        ((1, 3, 8, 8), STEM, "plain"),
+        ((8192, 256), LINEAR, "plain"),
     ],
 )
-def test_the_cheaper_way_is_chosen(shape: tuple[int, ...], geometry: PatchGeometry, cheaper: bool) -> None:
-    assert is_toeplitz_cheaper(shape, geometry) is cheaper
+def test_the_cheapest_way_is_chosen(shape: tuple[int, ...], geometry: PatchGeometry, way: Way) -> None:
+    assert cheapest_way(shape, geometry) == way
 
 
 @pytest.mark.parametrize(
@@ -313,4 +319,5 @@ def test_the_cheaper_way_is_chosen(shape: tuple[int, ...], geometry: PatchGeomet
 )
 def test_where_displacements_do_not_help_patches_are_written(shape: tuple[int, ...], geometry: PatchGeometry) -> None:
     assert not is_toeplitz_possible(shape, geometry)
-    assert not is_toeplitz_cheaper(shape, geometry)
+    assert not is_spectral_possible(shape, geometry)
+    assert cheapest_way(shape, geometry) == "plain"
