@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 
 from torch.fx import Node
-from tract_fx.passes.joint_graph import JointGraph, Role, is_tensor_node
+from tract_fx.passes.joint_graph import JointGraph, Role, is_tensor_node, target_of
 
 __all__ = ["Dependence", "Meeting", "dependences", "first_meeting", "operands"]
 
@@ -17,9 +17,12 @@ class Dependence:
 
     ``parameters`` names the parameters as long as the value is made of them alone; once data or an activation is mixed in,
     only the fact remains (``trainable``), since nobody asks for the names of a deep network's whole history.
+    ``looked_up`` is the value of a constant table at indices that are data: codes, tokens and positions carry no gradient,
+    so that after a graph break nothing else tells those that a network has made from data.
     """
 
     data: bool = False
+    looked_up: bool = False
     activation: bool = False
     trainable: bool = False
     parameters: frozenset[str] = frozenset()
@@ -27,17 +30,22 @@ class Dependence:
     @property
     def is_weight(self) -> bool:
         """Whether the value is made of parameters (and constants) alone."""
-        return bool(self.parameters) and not self.data and not self.activation
+        return bool(self.parameters) and not self._is_mixed
 
     @property
     def is_raw(self) -> bool:
         """Whether nothing trainable is in the value: an image, a normalised image, a constant."""
         return not self.trainable and not self.activation
 
+    @property
+    def _is_mixed(self) -> bool:
+        return self.data or self.looked_up or self.activation
+
     def __or__(self, other: Dependence) -> Dependence:
-        mixed = self.data or other.data or self.activation or other.activation
+        mixed = self._is_mixed or other._is_mixed
         return Dependence(
             data=self.data or other.data,
+            looked_up=self.looked_up or other.looked_up,
             activation=self.activation or other.activation,
             trainable=self.trainable or other.trainable,
             parameters=frozenset() if mixed else self.parameters | other.parameters,
@@ -45,6 +53,9 @@ class Dependence:
 
 
 NOTHING = Dependence()
+LOOKED_UP = Dependence(looked_up=True)
+# Operators that take values from their first argument at indices.
+_LOOKUPS = ("embedding", "index", "index_select", "gather", "take")
 _OF_ROLE = {
     Role.DATA: Dependence(data=True),
     Role.ACTIVATION: Dependence(activation=True),
@@ -58,6 +69,7 @@ class Meeting:
 
     node: Node
     parameters: tuple[str, ...]
+    looked_up: bool = False
 
 
 def dependences(joint: JointGraph) -> dict[Node, Dependence]:
@@ -70,8 +82,18 @@ def dependences(joint: JointGraph) -> dict[Node, Dependence]:
             found[node] = _OF_ROLE[graph_input.role]
     for node in joint.forward_nodes:
         if is_tensor_node(node):
-            found[node] = _union(operands(node, found))
+            found[node] = LOOKED_UP if _is_lookup(node, found) else _union(operands(node, found))
     return found
+
+
+def _is_lookup(node: Node, found: dict[Node, Dependence]) -> bool:
+    """Whether a node takes values from a constant at indices that are data."""
+    if target_of(node) not in _LOOKUPS:
+        return False
+    table, *indices = node.all_input_nodes
+    if table is not node.args[0] or found.get(table, NOTHING) != NOTHING:
+        return False
+    return any(value.data or value.looked_up for value in (found[index] for index in indices if index in found))
 
 
 def first_meeting(joint: JointGraph, found: dict[Node, Dependence]) -> Meeting | None:
@@ -83,10 +105,10 @@ def first_meeting(joint: JointGraph, found: dict[Node, Dependence]) -> Meeting |
         values = list(operands(node, found))
         if any(value.activation for value in values):
             continue
-        data = any(value.data and value.is_raw for value in values)
+        data = any((value.data or value.looked_up) and value.is_raw for value in values)
         weights = frozenset().union(*(value.parameters for value in values))
         if data and weights:
-            return Meeting(node, tuple(sorted(weights)))
+            return Meeting(node, tuple(sorted(weights)), looked_up=not any(value.data for value in values))
     return None
 
 

@@ -153,7 +153,9 @@ def _judge(
         if not of_input.is_raw:
             return None
         if not of_input.data:
-            reason = "nothing in its input is data (a position table, a query, a constant)"
+            looked_up = "its input is looked up in a constant table (codes, tokens, positions)"
+            constant = "nothing in its input is data (a position table, a query, a constant)"
+            reason = looked_up if of_input.looked_up else constant
             return Rejection(RejectionKind.CONSTANT_INPUT, layer, weights, call.operator, reason)
     elif not any(is_named(name, layer, weights) for name in layers):
         return None
@@ -234,7 +236,9 @@ def _choose_form(rows: Size, features: int) -> Form:
 
 def _no_first_layer(joint: JointGraph, meeting: Meeting) -> Rejection:
     op = operator_of(meeting.node)
-    if is_layer_operator(op):
+    if is_layer_operator(op) and meeting.looked_up:
+        why = "the data are indices into a constant table, of which this layer sees the entries"
+    elif is_layer_operator(op):
         why = "the gradient of that weight is not computed here"
     elif "embedding" in op:
         why = "a look-up in a table multiplies no rows with a weight"

@@ -228,6 +228,39 @@ def test_a_weight_without_a_gradient_is_reported(inductor: bool, function: Calla
     assert (RejectionKind.NO_GRADIENT, ("b.weight",)) in [(item.kind, item.weights) for item in findings.rejections]
 
 
+@works("not first")
+@both
+def test_a_layer_behind_a_constant_table_is_no_first_layer(inductor: bool) -> None:
+    """Codes that a network made carry no gradient; after a graph break they are integers like any other."""
+    table = torch.randn(9, 6)
+    forms = {
+        "embedding": lambda m, x: m.fc(nn.functional.embedding(x, m.table)),
+        "index": lambda m, x: m.fc(m.table[x]),
+        "index_select": lambda m, x: m.fc(m.table.index_select(0, x.flatten())),
+        "gather": lambda m, x: m.fc(m.table.gather(0, x[:, :1].expand(-1, 6))),
+    }
+    for name, form in forms.items():
+        model = Call(form, fc=nn.Linear(6, 4))
+        model.register_buffer("table", table)
+        findings = find(joint_graph(model, torch.randint(0, 9, (4, 5)), inductor=inductor))
+        assert findings.matches == (), name
+        kinds = [rejection.kind for rejection in findings.rejections]
+        assert kinds == [RejectionKind.CONSTANT_INPUT, RejectionKind.NO_FIRST_LAYER], name
+        assert "constant table" in findings.rejections[0].reason
+        assert "constant table" in findings.rejections[1].reason
+
+
+@both
+def test_indices_into_data_and_numbers_that_are_no_indices_are_data(inductor: bool) -> None:
+    model = Call(lambda m, x, i: m.a(x[i]) + m.b(i[:, None].float()), a=nn.Linear(6, 4), b=nn.Linear(1, 4))
+    model.register_buffer("table", torch.randn(4, 6))
+    x, i = torch.randn(9, 6), torch.randint(0, 9, (5,))
+    assert taken(find(joint_graph(model, x, i, inductor=inductor))) == [("a.weight",), ("b.weight",)]
+    mixed = Call(lambda m, x, i: m.a(x + m.table[i]), a=nn.Linear(6, 4))
+    mixed.register_buffer("table", torch.randn(9, 6))
+    assert taken(find(joint_graph(mixed, x[:5], i, inductor=inductor))) == [("a.weight",)]
+
+
 @both
 def test_without_data_there_is_nothing_to_do(inductor: bool) -> None:
     no_data = Call(lambda m: m.fc(m.query).sum(), fc=nn.Linear(6, 4), query=weight(2, 6))

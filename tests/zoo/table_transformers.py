@@ -353,8 +353,8 @@ AUDIO = [
         "+encoder.layers.0.conv.parametrizations.weight.original1",
         inputs=_normal(input_values=(2, 1, 320)),
         real=BRANCHES,
-        known="a graph break hides that the decoder's codes come from the encoder: integers carry no gradient, so they "
-        "look like data",
+        known="graph breaks hide that the entries of the codebook that the decoder sees are chosen by the encoder: they "
+        "come in without a gradient, like data",
     ),
     Row(
         "DacModel",
