@@ -128,12 +128,14 @@ def what_works() -> str:
 
 def zoo() -> str:
     """Real models by family: what was found against what their sources say."""
-    (record,) = (json.loads(path.read_text()) for path in (RESULTS / "zoo").glob("*.json"))
+    record = json.loads((RESULTS / "zoo.json").read_text())
+    outcomes = ("matched right", "nothing to match, rightly", "matched wrong", "rejected")
+    parts = [*record["families"].items(), ("all", record)]
     rows = [
-        (family["family"], family["models"], family["right"], family["wrong"], family["rejected"])
-        for family in record["families"]
+        (name, part["totals"]["models"], *(part["totals"][outcome] for outcome in outcomes)) for name, part in parts
     ]
-    return table(("family", "models", "right", "wrong", "rejected"), rows)
+    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    return table(("family", "models", *outcomes), rows) + f"\n{versions}\n"
 
 
 def passed(count: int, of: int) -> str:
@@ -148,6 +150,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "first_step": first_step,
     "demo": demo,
     "what_works": what_works,
+    "zoo": zoo,
 }
 
 
