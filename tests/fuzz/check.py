@@ -17,6 +17,9 @@ from .training import Run, train, train_by_oracle
 __all__ = ["FuzzError", "Outcome", "check_seed"]
 
 TOLERANCE = {"float32": 1e-5, "float64": 1e-11, "bfloat16": 0.0}
+# Between two compiles by Inductor under bfloat16, which has 8 bits: one rounds a value that is stored for the backward pass,
+# the other keeps it in float32 inside of a kernel, and a sum over it in which terms cancel shows more of the difference.
+FUSED_LOW_PRECISION = 0.05
 
 
 class FuzzError(AssertionError):
@@ -64,7 +67,7 @@ def _problems(case: Case, seed: int, inner: str) -> tuple[list[str], Outcome]:
             return [], Outcome.NO_PLAIN_COMPILE
         raise tract.failure or plain.failure
     expected = _Expected(case, seed)
-    problems = _compare_matches(case, tract) + _compare_values(case, tract, plain, expected)
+    problems = _compare_matches(case, tract) + _compare_values(case, tract, plain, expected, inner == "inductor")
     return problems, Outcome.MAGNIFIED if expected.needed_conditioning else Outcome.RIGHT
 
 
@@ -127,14 +130,16 @@ class _Expected:
         return 2 * error(self.from_rounded.steps[step][name], self.gradients.steps[step][name])
 
 
-def _compare_values(case: Case, tract: Run, plain: Run, expected: _Expected) -> list[str]:
+def _compare_values(case: Case, tract: Run, plain: Run, expected: _Expected, inductor: bool = False) -> list[str]:
+    """Everything that a first layer does not change is the same bit by bit; through Inductor, which fuses other
+    operations when other values are kept for the backward pass, up to rounding."""
     affected = frozenset().union(*(call.parameters for call in case.net.calls_with_gradient()))
     problems = []
     for step, values in enumerate(tract.steps):
         for name, found in values.items():
             other = plain.steps[step][name]
             if name not in affected:
-                if not _same(found, other):
+                if not _same(found, other) and not (inductor and _is_rounding(case, found, other)):
                     problems.append(f"step {step}: {name} differs from that of the plain compile")
             elif (found is None) != (other is None):
                 problems.append(f"step {step}: gradient of {name} is {found}, and {other} in the plain compile")
@@ -154,6 +159,12 @@ def _compare_gradient(
         f"step {step}: gradient of {name}: error {size:.2e}, allowed {allowed:.2e}; "
         f"the plain gradient differs by {error(plain, wanted):.2e}"
     ]
+
+
+def _is_rounding(case: Case, found: Tensor | None, plain: Tensor | None) -> bool:
+    if found is None or plain is None:
+        return False
+    return error(found, plain) <= (FUSED_LOW_PRECISION if case.reduced else TOLERANCE[case.dtype])
 
 
 def _same(left: Tensor | None, right: Tensor | None) -> bool:
