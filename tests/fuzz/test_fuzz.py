@@ -2,6 +2,7 @@
 
 import pytest
 from support.marks import codegen
+from support.works import works
 
 from fuzz.check import FuzzError, Outcome, check_seed
 from fuzz.network import make_case
@@ -18,12 +19,14 @@ SEEDS = list(filter(is_quick, range(80)))[:40]
 THROUGH_INDUCTOR = (3, 5, 9)
 
 
+@works("random")
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_random_network(seed: int) -> None:
     assert check_seed(seed) is not Outcome.NO_PLAIN_COMPILE, "nothing was compared"
 
 
 @codegen
+@works("random")
 @pytest.mark.parametrize("seed", THROUGH_INDUCTOR)
 def test_a_random_network_through_generated_code(seed: int) -> None:
     assert check_seed(seed, "inductor") is not Outcome.NO_PLAIN_COMPILE, "nothing was compared"

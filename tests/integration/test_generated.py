@@ -16,7 +16,7 @@ LAM = 0.1
 ON_THE_GRAPH = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 # Each example is compiled to code, which takes seconds: few, and no time spent on making a failing one smaller.
 THROUGH_INDUCTOR = settings(
-    max_examples=8, deadline=None, derandomize=True, database=None, phases=[Phase.explicit, Phase.generate],
+    max_examples=4, deadline=None, derandomize=True, database=None, phases=[Phase.explicit, Phase.generate],
     suppress_health_check=[HealthCheck.too_slow],
 )  # fmt: skip
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.marks import INNERS
+from support.marks import codegen
 from support.oracle import squared
 from support.works import works
 from torch import Tensor, distributed, nn
@@ -67,8 +67,13 @@ def traced_autograd() -> Iterator[None]:
 
 @works("inner gradients")
 @pytest.mark.usefixtures("traced_autograd")
-@pytest.mark.parametrize("inner", INNERS)
-@pytest.mark.parametrize("function", INSIDE)
+@pytest.mark.parametrize(
+    ("function", "inner"),
+    [
+        *((function, "aot_eager") for function in INSIDE),
+        *(pytest.param(function, "inductor", marks=codegen) for function in (backward_inside, func_grad)),
+    ],
+)
 def test_gradients_taken_inside_of_the_compiled_function(function: Callable[[nn.Module], Any], inner: str) -> None:
     model = network()
     compiled = torch.compile(function, backend=tract_backend(inner=inner))

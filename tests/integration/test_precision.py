@@ -36,9 +36,14 @@ LAYERS = {
 
 
 @works("autocast")
-@pytest.mark.parametrize("inner", INNERS)
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize(
+    ("name", "dtype", "inner"),
+    [
+        *((name, dtype, "aot_eager") for name in LAYERS for dtype in (torch.bfloat16, torch.float16)),
+        *(pytest.param(name, torch.bfloat16, "inductor", marks=codegen) for name in ("conv", "dual")),
+        pytest.param("linear", torch.float16, "inductor", marks=codegen),
+    ],
+)
 def test_autocast(name: str, dtype: torch.dtype, inner: str) -> None:
     make, shape = LAYERS[name]
     model, x = nn.Sequential(make(), nn.Tanh()), torch.randn(shape)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from support.graphs import joint_graph
-from support.marks import INNERS
+from support.marks import codegen
 from support.oracle import error, squared
 from support.training import gradients
 from torch import nn
@@ -56,11 +56,15 @@ def preconditioned(X: torch.Tensor, G: torch.Tensor) -> torch.Tensor:
     return reference.primal(X, torch.linalg.pinv(X.T) @ G, LAM).T
 
 
-@pytest.mark.parametrize("inner", INNERS)
 @pytest.mark.parametrize(
-    ("name", "dynamic"),
+    ("name", "dynamic", "inner"),
     # Between its groups this one has two symbolic sizes, which is refused: see the last test.
-    [(name, dynamic) for name in BROADCAST for dynamic in (None, True) if not (dynamic and name == "groups between")],
+    [
+        *((name, None, "aot_eager") for name in BROADCAST),
+        *((name, True, "aot_eager") for name in BROADCAST if name != "groups between"),
+        pytest.param("groups between", None, "inductor", marks=codegen),
+        pytest.param("one row each", True, "inductor", marks=codegen),
+    ],
 )
 def test_rows_of_a_group_are_those_of_the_whole_batch(name: str, dynamic: bool | None, inner: str) -> None:
     function, shape, rows = BROADCAST[name]
