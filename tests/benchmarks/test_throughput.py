@@ -21,8 +21,8 @@ SMALL = Workload(small, 8, {"cpu": 2}, ("0",))
 @codegen
 def test_every_side_is_measured_against_the_compiled_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(throughput.WORKLOADS, "small", SMALL)
-    record = throughput.measure("small", list(sides.SIDES), 2, "cpu", None, Precision())
-    assert set(record["sides"]) == set(sides.SIDES)
+    record = throughput.measure("small", ["eager", "compiled tract-fx"], 2, "cpu", None, Precision())
+    assert set(record["sides"]) == {"compiled", "eager", "compiled tract-fx"}
     assert record["sides"]["compiled"]["ratio"] == 1.0
     assert all(side["seconds"] > 0 for side in record["sides"].values())
     assert record["batch"] == 2

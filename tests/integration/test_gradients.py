@@ -79,6 +79,12 @@ def test_gradient_equals_reference(name: str) -> None:
     check(name, "aot_eager")
 
 
+# To Inductor they are what others of the cases are.
+ONLY_ON_THE_GRAPH = [
+    f"conv2d, {what}" for what in ("no bias", "stride", "dilation", "depthwise", "reflect", "one image")
+]
+
+
 class Stems(nn.Module):
     """Several networks beside one another, in one graph: what each of them is given by Inductor takes seconds alone."""
 
@@ -95,7 +101,7 @@ class Stems(nn.Module):
 @codegen
 @pytest.mark.parametrize("kind", ["linear", "conv1d", "conv2d", "conv3d"])
 def test_gradient_equals_reference_through_generated_code(kind: str) -> None:
-    cases = {name: make(name) for name in CASES if name.startswith(kind)}
+    cases = {name: make(name) for name in CASES if name.startswith(kind) and name not in ONLY_ON_THE_GRAPH}
     model, inputs = Stems([stem for stem, _ in cases.values()]), [x for _, x in cases.values()]
     layers = [f"stems.{index}.layer" for index in range(len(cases))]
     backend = tract_backend(LAM)

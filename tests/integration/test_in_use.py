@@ -4,7 +4,6 @@ import copy
 import io
 import pickle
 
-import pytest
 import torch
 from support.marks import codegen
 from support.oracle import error, squared, tract_gradients
@@ -138,8 +137,7 @@ def test_training_and_evaluation_take_turns() -> None:
 
 @codegen
 @works("modes")
-@pytest.mark.parametrize("mode", ["reduce-overhead", "max-autotune"])
-def test_modes_of_torch_compile(mode: str) -> None:
+def test_a_mode_given_to_torch_compile() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh())
-    found = gradients(model, [X], tract_backend(LAM), mode=mode)["0.weight"]
+    found = gradients(model, [X], tract_backend(LAM), mode="max-autotune")["0.weight"]
     assert error(found, reference(model)) <= 1e-5

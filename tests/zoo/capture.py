@@ -55,6 +55,7 @@ def _leave_imports_alone() -> None:
 def _compile_and_call(model: nn.Module, backend: tract_fx.TractBackend, arguments: tuple, keywords: dict) -> None:
     # Tracing makes millions of small objects that live until its end: collecting in between only costs time.
     gc.collect()
+    gc.freeze()  # what has survived is not looked at again
     gc.disable()
     try:
         # Where breaks make one frame of every layer, each layer is a recompile of it, and all of them are to be seen.

@@ -9,7 +9,7 @@ import timm
 import torch
 from support.marks import codegen
 from support.oracle import error, squared
-from timm.models import crossvit, fastvit
+from timm.models import crossvit
 from torch import Tensor, nn
 from torchvision.models.video import resnet
 
@@ -52,11 +52,6 @@ def two_scales() -> Model:
     return model, (image(48),), {}
 
 
-def two_kernels() -> Model:
-    """One image, convolved by two kernels in the first of three blocks."""
-    return fastvit.FastVit(layers=(1,), token_mixers=("repmixer",), embed_dims=(8,)).stem, (image(32),), {}
-
-
 def video() -> Model:
     convolutions = [resnet.Conv3DSimple] * 4
     model = resnet.VideoResNet(resnet.BasicBlock, convolutions, [1] * 4, resnet.BasicStem, num_classes=3)
@@ -78,12 +73,10 @@ MODELS = {
     "weight norm": weight_norm,
     "vit": vit,
     "two scales": two_scales,
-    "two kernels": two_kernels,
     "video": video,
     "video patches": functools.partial(from_table, "transformers:VideoMAEModel"),
     "audio": functools.partial(from_table, "transformers:Wav2Vec2Model"),
     "time series": functools.partial(from_table, "transformers:PatchTSTModel"),
-    "denoiser": functools.partial(from_table, "denoiser:UNet"),
 }
 
 
