@@ -31,6 +31,7 @@ class Case:
         real: why the model needs tensors with values; None when fake ones do.
         made_on: device for the constructor: ``meta``, unless it computes sizes with tensors.
         known: why the backend is wrong about the model, where that is not mended yet.
+        needs_torch: oldest version of torch that compiles the model with any backend.
         whole: whether to keep repeated blocks, where a model's code counts them.
     """
 
@@ -44,6 +45,7 @@ class Case:
     real: str | None = None
     made_on: str = "meta"
     known: str | None = None
+    needs_torch: tuple[int, ...] = ()
     whole: bool = False
 
     @contextlib.contextmanager

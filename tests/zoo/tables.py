@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from . import table_diffusion, table_timm, table_torchvision, table_transformers
 from .case import Case
 
@@ -9,8 +11,9 @@ TABLES = (table_timm, table_torchvision, table_transformers, table_diffusion)
 
 
 def all_cases() -> list[Case]:
-    """Every model of the zoo."""
-    return [case for table in TABLES for case in table.cases()]
+    """Every model of the zoo that the installed torch can compile."""
+    installed = tuple(map(int, torch.__version__.split(".")[:2]))
+    return [case for table in TABLES for case in table.cases() if case.needs_torch <= installed]
 
 
 def case_of(identifier: str) -> Case:
