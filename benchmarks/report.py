@@ -82,6 +82,41 @@ def added(side: dict[str, float] | None) -> str:
     return f"{percent(side['ratio'])} ({low} to {high})"
 
 
+def gram() -> str:
+    """The operator alone, its time and memory as ratios to patches in memory times themselves."""
+    rows = []
+    for record in lines("gram.jsonl"):
+        seconds, naive = record["gram_seconds"][0], record["unfold_float32_seconds"][0]
+        extra = record["extra_bytes"]
+        rows.append(
+            (
+                record["case"],
+                record["batch"],
+                f"{record['rows']:,} x {record['features']}",
+                f"{1e3 * seconds:.1f} ms",
+                f"{naive / seconds:.1f}",
+                f"{record['unfold_float64_seconds'][0] / seconds:.1f}",
+                f"{extra['gram'] / 2**20:.1f} MiB",
+                f"{extra['unfold_float32'] / extra['gram']:.1f}",
+            )
+        )
+    heads = ("layer", "batch", "rows x features", "operator", "unfold float32 / it", "unfold float64 / it")
+    return table((*heads, "extra memory", "unfold float32 / it"), rows)
+
+
+def solve() -> str:
+    """Ways to solve: time and error."""
+    ways = ("cholesky_float64", "cholesky_float32", "refined", "conjugate_gradients", "newton_schulz")
+    rows = []
+    for record in lines("solve.jsonl"):
+        cells = (f"{1e3 * record['ways'][way]['seconds']:.2f} ms" for way in ways[:1])
+        others = (
+            f"{1e3 * record['ways'][way]['seconds']:.2f} ms, {number(record['ways'][way]['error'])}" for way in ways[1:]
+        )
+        rows.append((record["n"], record["scale"], *cells, *others))
+    return table(("n", "images", *(way.replace("_", " ") for way in ways)), rows)
+
+
 def first_step() -> str:
     """Compile time and peak memory of fresh processes."""
     rows = []
@@ -147,6 +182,8 @@ NETWORKS = {"resnet": "ResNet", "vit": "ViT"}
 TABLES: dict[str, Callable[[], str]] = {
     "raw_pixels": raw_pixels,
     "throughput": throughput,
+    "gram": gram,
+    "solve": solve,
     "first_step": first_step,
     "demo": demo,
     "what_works": what_works,

@@ -2,8 +2,9 @@
 
 They know FX graphs and the operators they insert, and nothing of users, files or terminals. Read in this order:
 ``joint_graph`` (what the inputs are), ``dependence`` (what a value is made of), ``calls`` (convolutions and matrix products
-in one form), ``first_layer`` (which of them count), ``obstacles`` (why one cannot be rewritten), ``weight_gradient`` (where
-their gradient is), ``rewrite`` (the only file that changes a graph), ``tract_pass`` (the pass that Inductor runs).
+in one form), ``batch`` (which entries of a batched product share a weight), ``first_layer`` (which calls count),
+``obstacles`` (why one cannot be rewritten), ``weight_gradient`` (where their gradient is), ``rewrite`` (the only file that
+changes a graph), ``tract_pass`` (the pass that Inductor runs).
 """
 
 if __name__ == "passes":
