@@ -50,12 +50,12 @@ def raw_pixels() -> str:
             record["patch"],
             record["n"],
             number(record["error_float32"]),
-            number(record["error"]),
-            number(record["floor"]),
+            number(record["error_product"]),
+            number(record["floor_product"]),
         )
         for record in lines("raw_pixels.jsonl")
     ]
-    heads = ("images", "patch / stride", "n", "float32 throughout", "tract-fx", "rounding of `G` alone")
+    heads = ("images", "patch / stride", "n", "float32 throughout", "tract-fx", "float32 rounding of `G`")
     return table(heads, rows)
 
 
@@ -117,16 +117,6 @@ def solve() -> str:
     return table(("n", "images", *(way.replace("_", " ") for way in ways)), rows)
 
 
-def first_step() -> str:
-    """Compile time and peak memory of fresh processes."""
-    rows = []
-    for record in lines("first_step.jsonl"):
-        for side, measured in record["sides"].items():
-            seconds, peak = f"{measured['compile_seconds']:.1f} s", f"{measured['peak_mib']:,.0f} MiB"
-            rows.append((record["workload"], side, seconds, percent(record["compile_ratio"][side]), peak))
-    return table(("training step", "side", "compile time", "against plain", "peak memory"), rows)
-
-
 def demo() -> str:
     """Final accuracies of the demo runs."""
     rows = []
@@ -184,7 +174,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "throughput": throughput,
     "gram": gram,
     "solve": solve,
-    "first_step": first_step,
     "demo": demo,
     "what_works": what_works,
     "zoo": zoo,
