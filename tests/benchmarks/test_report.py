@@ -25,7 +25,7 @@ def test_numbers() -> None:
 
 
 def test_the_table_of_what_works_is_that_of_the_present_tests() -> None:
-    """Made with ``python -m pytest --what-works benchmarks/results/what_works/torch-VERSION.json``."""
+    """Made with ``python -m pytest --what-works=benchmarks/results/what_works/torch-VERSION.json``."""
     paths = sorted((report.RESULTS / "what_works").glob("torch-*.json"))
     assert len(paths) == 2, "the oldest and the newest torch"
     for path in paths:

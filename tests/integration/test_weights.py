@@ -214,7 +214,7 @@ def test_the_first_layer_that_trains_after_a_frozen_backbone() -> None:
 
 @works("frozen")
 def test_a_backbone_that_is_thawed_later() -> None:
-    """Dynamo compiles anew, and the first layer is another one."""
+    """The first layer is another one then. (Torch 2.11 itself does not notice the change, hence the reset.)"""
     model = nn.Sequential(nn.Conv2d(3, 8, 3).requires_grad_(False), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Tanh())
     backend = tract_backend(LAM, inner="aot_eager")
     compiled = torch.compile(model, backend=backend)
@@ -225,3 +225,4 @@ def test_a_backbone_that_is_thawed_later() -> None:
         found = model.get_submodule(first).weight.grad
         assert error(found, tract_gradients(model, [X], [first], LAM)[first]) <= 1e-5
         model.requires_grad_(True)
+        torch._dynamo.reset()

@@ -1,6 +1,6 @@
 """The table "what works" of the README: one row for each promise, filled in by the tests that carry its mark.
 
-``@works("breaks")`` on a test counts it, and each of its cases, towards a row. ``pytest --what-works FILE`` writes how many
+``@works("breaks")`` on a test counts it, and each of its cases, towards a row. ``pytest --what-works=FILE`` writes how many
 there were and how many passed; ``python -m benchmarks.report`` makes the table from the committed files.
 """
 
@@ -96,12 +96,17 @@ class Collector:
                 self.counts[feature].passed += report.passed
 
     def pytest_sessionfinish(self) -> None:
-        """Writes the file."""
-        features = [
-            {"area": area, "promise": promise, **dataclasses.asdict(self.counts[feature])}
-            for feature, (area, promise) in FEATURES.items()
-        ]
-        content = {"torch": torch.__version__.partition("+")[0], "features": features}
+        """Writes the file; rows of which no test ran keep what it has for the same version of torch."""
+        version = torch.__version__.partition("+")[0]
+        before = json.loads(self.path.read_text()) if self.path.exists() else {}
+        kept = {item["promise"]: item for item in before.get("features", ()) if before["torch"] == version}
+        features = []
+        for feature, (area, promise) in FEATURES.items():
+            counts = dataclasses.asdict(self.counts[feature])
+            if not counts["tests"] and promise in kept:
+                counts = {name: kept[promise][name] for name in counts}
+            features.append({"area": area, "promise": promise, **counts})
+        content = {"torch": version, "features": features}
         self.path.write_text(json.dumps(content, indent=1) + "\n")
 
 
