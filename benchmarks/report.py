@@ -165,7 +165,7 @@ def zoo() -> str:
 
 def passed(count: int, of: int) -> str:
     """How many of some tests passed, in a word where it is all of them."""
-    return f"{count} tests" if count == of > 0 else f"**{count} of {of}**"
+    return f"{count} test{'s' * (count > 1)}" if count == of > 0 else f"**{count} of {of}**"
 
 
 NETWORKS = {"resnet": "ResNet", "vit": "ViT"}
