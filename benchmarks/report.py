@@ -10,6 +10,7 @@ import argparse
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -155,10 +156,11 @@ def zoo() -> str:
     """Real models by family: what was found against what their sources say."""
     record = json.loads((RESULTS / "zoo.json").read_text())
     outcomes = ("matched right", "nothing to match, rightly", "matched wrong", "rejected")
-    parts = [*record["families"].items(), ("all", record)]
-    rows = [
-        (name, part["totals"]["models"], *(part["totals"][outcome] for outcome in outcomes)) for name, part in parts
-    ]
+    totals: dict[str, Counter[str]] = {}
+    for name, family in record["families"].items():  # timm's and torchvision's have one for each module
+        totals.setdefault(name.rpartition(".")[0] or name, Counter()).update(family["totals"])
+    totals["all"] = Counter(record["totals"])
+    rows = [(name, part["models"], *(part[outcome] for outcome in outcomes)) for name, part in totals.items()]
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     return table(("family", "models", *outcomes), rows) + f"\n{versions}\n"
 
