@@ -35,6 +35,10 @@ LARGEST_DYNAMIC_PRIMAL = 4096
 
 REWRITTEN = "tract_fx_rewritten"
 
+WITHOUT_GROUP = (
+    "Leave process_group out: each process then uses the covariance of its own rows, in a system of their number."
+)
+
 
 class Form(enum.Enum):
     """The two forms of the closed form; they are equal and differ in cost."""
@@ -100,12 +104,13 @@ class Findings:
     rejections: tuple[Rejection, ...] = ()
 
 
-def find(joint: JointGraph, layers: str | tuple[str, ...] = "first") -> Findings:
+def find(joint: JointGraph, layers: str | tuple[str, ...] = "first", *, shared: bool = False) -> Findings:
     """Matches and rejections of a joint graph.
 
     Args:
         joint: the graph and its inputs.
         layers: ``"first"``, or names of modules and parameters.
+        shared: whether the covariance is summed over processes, which only the primal form can have.
     """
     if not joint.has_gradients and not joint.differentiated_inside:
         return Findings()
@@ -113,7 +118,7 @@ def find(joint: JointGraph, layers: str | tuple[str, ...] = "first") -> Findings
     results: list[Match | Rejection] = [
         result
         for call in calls(joint, lambda node: node in depends and depends[node].is_weight)
-        if (result := _judge(joint, call, depends, layers)) is not None
+        if (result := _judge(joint, call, depends, layers, shared)) is not None
     ]
     if not joint.has_gradients:  # an inference graph to AOTAutograd; the gradients in it are the user's own
         inside = joint.differentiated_inside
@@ -142,7 +147,7 @@ def is_named(name: str, layer: str, weights: Iterable[str]) -> bool:
 
 
 def _judge(
-    joint: JointGraph, call: Call, depends: dict[Node, Dependence], layers: str | tuple[str, ...]
+    joint: JointGraph, call: Call, depends: dict[Node, Dependence], layers: str | tuple[str, ...], shared: bool
 ) -> Match | Rejection | None:
     if REWRITTEN in call.output.meta:
         return None
@@ -159,10 +164,12 @@ def _judge(
             return Rejection(RejectionKind.CONSTANT_INPUT, layer, weights, call.operator, reason)
     elif not any(is_named(name, layer, weights) for name in layers):
         return None
-    return _match(joint, call, layer, weights)
+    return _match(joint, call, layer, weights, shared)
 
 
-def _match(joint: JointGraph, call: Call, layer: str, weights: tuple[str, ...]) -> Match | Rejection:
+def _match(
+    joint: JointGraph, call: Call, layer: str, weights: tuple[str, ...], shared_covariance: bool
+) -> Match | Rejection:
     def refuse(reason: str, advice: str = WAY_OUT) -> Rejection:
         return Rejection(RejectionKind.UNSUPPORTED, layer, weights, call.operator, reason, advice)
 
@@ -181,6 +188,11 @@ def _match(joint: JointGraph, call: Call, layer: str, weights: tuple[str, ...]) 
         return refuse("its weight is broadcast along several dimensions of sizes that are known at run time only")
     rows, features, groups = _sizes(call, batch)
     form = Form.PRIMAL if shared else _choose_form(rows, features)
+    if shared_covariance and form is Form.DUAL:
+        if features > LARGEST_DYNAMIC_PRIMAL:
+            size = f"{features} x {features}, {8 * features**2 / 2**20:,.0f} MiB"
+            return refuse(f"its covariance, {size} to be summed over processes, is too large", WITHOUT_GROUP)
+        form = Form.PRIMAL
     return Match(call, gradient, layer, weights, rows, features, groups, form, batch)
 
 

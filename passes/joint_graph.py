@@ -17,6 +17,7 @@ from tract_fx.compat import (
     GradAOTOutput,
     PlainAOTInput,
     SubclassGetAttrAOTInput,
+    TangentAOTInput,
     ViewBaseAOTInput,
 )
 
@@ -84,6 +85,14 @@ class JointGraph:
         for node in self.graph.find_nodes(op="placeholder"):
             desc = node.meta.get("desc")
             if isinstance(desc, BufferAOTInput) and desc.target == self.lam_name:
+                return node
+        return None
+
+    @functools.cached_property
+    def first_tangent(self) -> Node | None:
+        """A tensor that is there when the backward pass begins, and not before: the gradient of an output."""
+        for node in self.graph.find_nodes(op="placeholder"):
+            if _is_tangent(node.meta.get("desc")) and isinstance(node.meta.get("val"), torch.Tensor):
                 return node
         return None
 
@@ -156,6 +165,12 @@ class JointGraph:
                 return self._resolve(base)
             case _:
                 return None
+
+
+def _is_tangent(desc: AOTInput | None) -> bool:
+    while isinstance(desc, SubclassGetAttrAOTInput):
+        desc = desc.base
+    return isinstance(desc, TangentAOTInput)
 
 
 def is_backward(node: Node) -> bool:

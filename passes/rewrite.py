@@ -13,6 +13,14 @@ After::
     patch_gram: f64[1, 147, 147] = tract_fx.patch_gram(x, [7, 7], [2, 2], [3, 3], [1, 1], 1)
     ... / rows + lam I -> linalg_cholesky_ex -> cholesky_solve(getitem_1 as f64[1, 147, 64]) -> where(info == 0) ...
     convert_1: f32[64, 3, 7, 7] = prims.convert_element_type(...)                     -> gradient of the parameter
+
+Where processes share the covariance, the backward pass begins with its part that depends on data alone::
+
+    agree: f64[6] = tract_fx.agree(lam, None, tangents_1, rows, groups, layer)
+    patch_gram: f64[1, 147, 147] = tract_fx.patch_gram(x, [7, 7], [2, 2], [3, 3], [1, 1], 1)
+    all_reduce: f64[21614] = _c10d_functional.all_reduce(cat([patch_gram as f64[21609], agree[:5]]), "sum", group)
+
+and behind ``getitem_1`` there is ``_c10d_functional.wait_tensor(all_reduce)``, with everything in between to hide it.
 """
 
 from __future__ import annotations
@@ -29,12 +37,15 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from tract_fx.passes.batch import Folding
 from tract_fx.passes.calls import Kind, Side
 from tract_fx.passes.first_layer import REWRITTEN, Form, Match
+from tract_fx.passes.joint_graph import is_backward
 
 from tract_fx.compat import detect_fake_mode, preserving_no_metadata
-from tract_fx.ops.patches import LINEAR
+from tract_fx.ops.patches import LINEAR, PatchGeometry
+from tract_fx.ops.shared import describe_layer, shared_gradient, start_covariance
 from tract_fx.ops.solve import dual_gradient, primal_gradient
+from tract_fx.ranks import Group
 
-__all__ = ["apply"]
+__all__ = ["Sharing", "apply", "apply_shared"]
 
 aten = torch.ops.aten
 
@@ -71,21 +82,93 @@ def apply(match: Match, lam: Node | float, decompositions: Decompositions | None
         arguments.append(lam)
     users = list(gradient.users)  # before the new nodes, some of which use the gradient too
     traced = _trace(_formula(match, None if isinstance(lam, Node) else lam), arguments, decompositions)
-    result = _inline(traced, arguments, after=gradient)
+    (result,) = _inline(traced, arguments, after=gradient, like=gradient)
     _replace(gradient, result, users)
     match.call.output.meta[REWRITTEN] = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Sharing:
+    """With whom covariances are shared: process groups, and the version of this package that all of them must have."""
+
+    groups: tuple[Group, ...]
+    version: str
+
+
+def apply_shared(
+    match: Match,
+    lam: Node | float,
+    sharing: Sharing,
+    tangent: Node | None,
+    decompositions: Decompositions | None = None,
+) -> None:
+    """Rewrite one match with the covariance of the rows of all processes.
+
+    Args:
+        match: as for :func:`apply`, of primal form.
+        lam: the node that holds ``lam``, or its value.
+        sharing: with whom.
+        tangent: what comes with the backward pass; without it the covariance waits for the gradient of the layer's output.
+        decompositions: those that the rest of the graph was traced with.
+    """
+    gradient, input = match.gradient.node, match.call.input
+    layer = describe_layer(match.weights, match.features, match.groups, input.meta["val"].dtype, sharing.version)
+    of_lam = [lam] if isinstance(lam, Node) else []
+    constant = None if of_lam else lam
+    users = list(gradient.users)
+
+    def start(input: Tensor, tangent: Tensor, *lam: Tensor) -> tuple[Tensor, Tensor]:
+        rows, geometry, count = _rows(match, input)
+        return start_covariance(rows, count, _as_tensor(lam, constant, input), tangent, geometry, sharing.groups, layer)
+
+    def finish(
+        input: Tensor, gradient: Tensor, output_gradient: Tensor, started: Tensor, exponent: Tensor, *lam: Tensor
+    ) -> Tensor:
+        operands = _layout(match, input, gradient, output_gradient)
+        new = shared_gradient(
+            started, exponent, operands.gradient, _as_tensor(lam, constant, input), sharing.groups, layer
+        )
+        return _in_place_of(gradient, operands.restore(new))
+
+    output_gradient = match.gradient.output_gradient
+    arguments = [input, tangent or output_gradient, *of_lam]
+    point = output_gradient if tangent is None else _before_backward(input.graph, arguments)
+    started = _inline(_trace(start, arguments, decompositions), arguments, after=point, like=gradient)
+    arguments = [input, gradient, output_gradient, *started, *of_lam]
+    (result,) = _inline(_trace(finish, arguments, decompositions), arguments, after=gradient, like=gradient)
+    _replace(gradient, result, users)
+    match.call.output.meta[REWRITTEN] = True
+
+
+def _before_backward(graph: torch.fx.Graph, needed: list[Node]) -> Node:
+    """The last node before the backward pass begins, or the last of ``needed`` should that come later."""
+    missing = set(needed)
+    point = graph.output_node()
+    for node in graph.nodes:
+        if not missing and is_backward(node):
+            break
+        missing.discard(node)
+        point = node
+    return point
+
+
+def _as_tensor(lam: tuple[Tensor, ...], constant: float | None, like: Tensor) -> Tensor:
+    return lam[0].to(like.device) if lam else torch.full((), constant, dtype=torch.float64, device=like.device)
 
 
 def _formula(match: Match, constant: float | None) -> Callable[..., Tensor]:
     """The new gradient as a function of the old one's surroundings, in float32 or float64 and the old one's shape."""
 
     def formula(input: Tensor, gradient: Tensor, output_gradient: Tensor, *lam: Tensor) -> Tensor:
-        layout = _convolution_layout if match.call.kind is Kind.CONVOLUTION else _product_layout
-        operands = layout(match, input, gradient, output_gradient)
+        operands = _layout(match, input, gradient, output_gradient)
         new = operands.solve(match.form, lam[0].to(input.device) if lam else constant)
-        return _laid_out_as(operands.restore(new), gradient).to(torch.promote_types(gradient.dtype, torch.float32))
+        return _in_place_of(gradient, operands.restore(new))
 
     return formula
+
+
+def _in_place_of(old: Tensor, new: Tensor) -> Tensor:
+    return _laid_out_as(new, old).to(torch.promote_types(old.dtype, torch.float32))
 
 
 def _laid_out_as(new: Tensor, old: Tensor) -> Tensor:
@@ -112,6 +195,33 @@ class _Operands:
         return primal_gradient(self.input, self.gradient, self.rows, lam, self.geometry)
 
 
+def _layout(match: Match, input: Tensor, gradient: Tensor, output_gradient: Tensor) -> _Operands:
+    layout = _convolution_layout if match.call.kind is Kind.CONVOLUTION else _product_layout
+    return layout(match, input, gradient, output_gradient)
+
+
+def _rows(match: Match, input: Tensor) -> tuple[Tensor, PatchGeometry, Any]:
+    """The input in the layout of ``tract_fx.ops``, how rows are taken from it, and how many there are."""
+    geometry = match.call.geometry
+    if match.call.kind is Kind.PRODUCT:
+        rows, _ = _product_rows(match, input)
+        return rows.transpose(0, 1).flatten(1), dataclasses.replace(LINEAR, groups=rows.shape[0]), rows.shape[1]
+    count = input.shape[0]
+    for axis, size in enumerate(geometry.kernel_size):
+        length = input.shape[2 + axis] + 2 * geometry.padding[axis]
+        count = count * ((length - geometry.dilation[axis] * (size - 1) - 1) // geometry.stride[axis] + 1)
+    return input, geometry, count
+
+
+def _product_rows(match: Match, input: Tensor) -> tuple[Tensor, Folding | None]:
+    """``(groups, r, n)``, and how batch entries were folded into rows."""
+    rows = _matrix(input, match.call.side is Side.LEFT, vector_is_row=True)
+    if not match.shared_batch:
+        return rows, None
+    folding = Folding(rows, match.batch)
+    return folding.fold(rows), folding
+
+
 def _convolution_layout(match: Match, input: Tensor, gradient: Tensor, output_gradient: Tensor) -> _Operands:
     groups, shape = match.groups, gradient.shape
     # (batch, groups * m, *output) -> (groups, batch * output, m)
@@ -129,20 +239,19 @@ def _convolution_layout(match: Match, input: Tensor, gradient: Tensor, output_gr
 def _product_layout(match: Match, input: Tensor, gradient: Tensor, output_gradient: Tensor) -> _Operands:
     """Rows as ``(r, n)``, or grouped channels ``(r, groups * n)`` for a batched product."""
     left = match.call.side is Side.LEFT
-    rows = _matrix(input, left, vector_is_row=True)
+    rows, folding = _product_rows(match, input)
     outputs = _matrix(output_gradient, left, vector_is_row=left)
     weights = _matrix(gradient, not left, vector_is_row=True)
     shape, dims = gradient.shape, gradient.dim()
     if match.gradient.scale != 1:
         outputs = outputs.to(torch.float64) * match.gradient.scale
     as_before = weights.shape
-    if match.shared_batch:
-        folding = Folding(rows, match.batch)
-        rows, weights = folding.fold(rows), folding.fold(weights)
+    if folding is not None:
+        weights = folding.fold(weights)
     geometry = dataclasses.replace(LINEAR, groups=rows.shape[0])
 
     def restore(new: Tensor) -> Tensor:
-        if match.shared_batch:
+        if folding is not None:
             new = folding.unfold(new, as_before)
         return (new if left or dims == 1 else new.transpose(1, 2)).reshape(shape)
 
@@ -173,19 +282,20 @@ def _trace(
         return make_fx(formula, decomposition_table=decompositions or {}, tracing_mode="real")(*values)
 
 
-def _inline(traced: torch.fx.GraphModule, arguments: list[Node], after: Node) -> Node:
-    """Copy the nodes of ``traced`` behind ``after``; returns the node that holds the result."""
+def _inline(traced: torch.fx.GraphModule, arguments: list[Node], after: Node, like: Node) -> tuple[Node, ...]:
+    """Copy the nodes of ``traced`` behind ``after``, with metadata of ``like``; returns the nodes that hold the results."""
     graph = after.graph
     placeholders = traced.graph.find_nodes(op="placeholder")
     copies: dict[Node, Node] = dict(zip(placeholders, arguments, strict=True))
-    inherited = {key: after.meta[key] for key in _INHERITED if key in after.meta}
+    inherited = {key: like.meta[key] for key in _INHERITED if key in like.meta}
     point = after
     traced.graph.eliminate_dead_code()
     for node in traced.graph.nodes:
         if node.op == "placeholder":
             continue
         if node.op == "output":
-            return copies[node.args[0]]
+            results = node.args[0]
+            return tuple(copies[result] for result in (results if isinstance(results, (tuple, list)) else (results,)))
         with graph.inserting_after(point):
             point = graph.node_copy(node, copies.__getitem__)
         point.meta = {**inherited, "val": node.meta["val"]}

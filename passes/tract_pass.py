@@ -28,6 +28,7 @@ class TractPass(CustomGraphPass):
         decompositions: makes the table that the joint graph was traced with.
         before: passes of the user, run first.
         naming: how layers are called.
+        sharing: processes that share covariances, if any.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class TractPass(CustomGraphPass):
         decompositions: Callable[[], rewrite.Decompositions] = dict,
         before: Sequence[Callable[[Graph], None]] = (),
         naming: Naming = DEFAULT_NAMING,
+        sharing: rewrite.Sharing | None = None,
     ) -> None:
         self.inputs = tuple(inputs)
         self.layers = layers
@@ -49,20 +51,24 @@ class TractPass(CustomGraphPass):
         self.decompositions = decompositions
         self.before = tuple(before)
         self.naming = naming
+        self.sharing = sharing
 
     def __call__(self, graph: Graph) -> None:
         """Run the user's passes, then find and rewrite; a graph without a match is left as it is."""
         for user_pass in self.before:
             user_pass(graph)
         joint = JointGraph(graph, self.inputs, self.lam if isinstance(self.lam, str) else None, self.naming)
-        findings = find(joint, self.layers)
+        findings = find(joint, self.layers, shared=self.sharing is not None)
         self.on_findings(findings)
         if not findings.matches:
             return
         lam = self.lam if joint.lam_node is None else joint.lam_node
         decompositions = self.decompositions()
         for match in findings.matches:
-            rewrite.apply(match, lam, decompositions)
+            if self.sharing is None:
+                rewrite.apply(match, lam, decompositions)
+            else:
+                rewrite.apply_shared(match, lam, self.sharing, joint.first_tangent, decompositions)
         graph.lint()
 
     def uuid(self) -> tuple[Any, ...] | None:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tract_fx.backend import TractBackend, tract_backend
     from tract_fx.errors import (
         CaptureError,
+        DisagreementError,
         OptionError,
         TractError,
         TractWarning,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CaptureError",
+    "DisagreementError",
     "Explanation",
     "LayerMatch",
     "LayerRejection",
@@ -48,6 +50,7 @@ _HOME = {
     "backend": ("TractBackend", "tract_backend"),
     "errors": (
         "CaptureError",
+        "DisagreementError",
         "OptionError",
         "TractError",
         "TractWarning",

@@ -3,26 +3,40 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tract_fx import compat, watch
+from tract_fx import compat, ranks, watch
 from tract_fx.captured import Captured
 from tract_fx.compilers import compile_eagerly, compile_with_inductor
+from tract_fx.errors import TractError, TractWarning
 from tract_fx.findings import check_names, tell
 from tract_fx.frames import ModelFrame, current_frame
+from tract_fx.groups import process_count, sharing_groups
 from tract_fx.inputs import classify
 from tract_fx.options import DEFAULT_LAM, TractOptions, check_lam
 from tract_fx.passes.joint_graph import Role
 from tract_fx.records import GraphRecord, LayerMatch, LayerRejection
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 __all__ = ["TractBackend", "tract", "tract_backend"]
 
 log = logging.getLogger(__name__)
 
 LAM_INPUT = "_tract_fx_lam"
+
+OWN_COVARIANCE = (
+    "There are {count} processes, and each uses the covariance of its own part of the batch, which for few rows is not "
+    'the method. If their gradients are averaged, give process_group="ddp", or the process group, to tract_backend(...) '
+    "or to the options of torch.compile; the covariance is then that of the whole batch."
+)
+# The backend under its name is made anew for every graph; what it says only once is here.
+_told_by_name: set[str] = set()
 
 
 def tract_backend(
@@ -33,6 +47,7 @@ def tract_backend(
     inner: str = "inductor",
     mode: str | None = None,
     options: Mapping[str, Any] | None = None,
+    process_group: ProcessGroup | str | None = None,
 ) -> TractBackend:
     """A backend for ``torch.compile`` that trains the first layer with TrAct.
 
@@ -48,6 +63,9 @@ def tract_backend(
         inner: ``"inductor"``, or ``"aot_eager"`` to generate no code (for tests and debugging).
         mode: as in ``torch.compile``.
         options: as in ``torch.compile``.
+        process_group: the ``torch.distributed.ProcessGroup`` over which gradients are averaged, or ``"ddp"`` for that of
+            the ``DistributedDataParallel`` or FSDP2 module that is being run. The covariance is then that of the rows of
+            all processes, summed by one small all-reduce in the backward pass. Without it, it is that of this process.
 
     Returns:
         A backend; one object may compile several models.
@@ -57,7 +75,13 @@ def tract_backend(
     """
     return TractBackend(
         TractOptions(
-            lam=lam, layers=layers, on_unsupported=on_unsupported, inner=inner, mode=mode, options=options or {}
+            lam=lam,
+            layers=layers,
+            on_unsupported=on_unsupported,
+            inner=inner,
+            mode=mode,
+            options=options or {},
+            process_group=process_group,
         )
     )
 
@@ -72,13 +96,13 @@ def tract(
 ) -> Callable[..., Any]:
     """What ``torch.compile(model, backend="tract")`` calls.
 
-    ``options`` may hold ``lam``, ``layers``, ``on_unsupported`` and ``inner`` beside Inductor's own; without a ``lam``
-    the environment variable ``TRACT_FX_LAM`` gives it.
+    ``options`` may hold ``lam``, ``layers``, ``on_unsupported``, ``inner`` and ``process_group`` beside Inductor's own;
+    without a ``lam`` the environment variable ``TRACT_FX_LAM`` gives it.
 
     Raises:
         OptionError: naming the option, its value and what is allowed.
     """
-    return TractBackend(TractOptions.from_compile_arguments(mode, options))(gm, example_inputs)
+    return TractBackend(TractOptions.from_compile_arguments(mode, options), _told_by_name)(gm, example_inputs)
 
 
 def expect_compiled_model(*, quiet: bool = False) -> None:
@@ -91,6 +115,13 @@ def expect_compiled_model(*, quiet: bool = False) -> None:
 tract._dynamo_backend_init = expect_compiled_model  # torch 2.15 calls it whenever torch.compile looks the name up
 
 
+def _tell_the_others(captured: Captured, reason: str) -> None:
+    """Processes that would share a covariance with this one need not wait for it."""
+    names = [item.name for item in captured.inputs]
+    if captured.groups and torch.is_grad_enabled() and any(item.role is Role.PARAMETER for item in captured.inputs):
+        ranks.refuse(captured.groups, names, reason)
+
+
 class TractBackend:
     """See :func:`tract_backend`."""
 
@@ -100,8 +131,9 @@ class TractBackend:
         expect_compiled_model(quiet=self.options.on_unsupported == "ignore")
         return "tract"
 
-    def __init__(self, options: TractOptions) -> None:
+    def __init__(self, options: TractOptions, told: set[str] | None = None) -> None:
         self.options = options
+        self._told: set[str] = set() if told is None else told
         self._lam = options.lam
         self._lam_tensors: dict[torch.device, torch.Tensor] = {}
         self._records: list[GraphRecord] = []
@@ -149,12 +181,30 @@ class TractBackend:
         """Compile one captured graph; Dynamo calls this."""
         settings = self.options.with_compile_arguments(mode, options)
         frame = current_frame(gm)
-        captured = Captured(gm, example_inputs, classify(gm, example_inputs, frame.naming), frame.naming, settings)
-        check_names(settings.layers, frame, captured.inputs)
-        compiled, record = self._compile(captured, self._lift_lam(captured))
+        captured = Captured(
+            gm,
+            example_inputs,
+            classify(gm, example_inputs, frame.naming),
+            frame.naming,
+            settings,
+            self._groups(settings),
+        )
+        try:
+            check_names(settings.layers, frame, captured.inputs)
+            compiled, record = self._compile(captured, self._lift_lam(captured))
+        except TractError as error:
+            _tell_the_others(captured, str(error))
+            raise
+        if not record.matches:
+            _tell_the_others(
+                captured, "; ".join(map(str, record.rejections)) or "no layer of its graph is a first layer"
+            )
         self._records.append(record)
         self._report(captured, frame, record)
         return compiled
+
+    def _groups(self, settings: TractOptions) -> tuple[ranks.Group, ...]:
+        return sharing_groups(settings.process_group)
 
     def _compile(self, captured: Captured, lam: str | float) -> tuple[Callable[..., Any], GraphRecord]:
         if captured.settings.inner == "aot_eager":
@@ -163,6 +213,8 @@ class TractBackend:
 
     def _report(self, captured: Captured, frame: ModelFrame, record: GraphRecord) -> None:
         tell(record, captured.settings)
+        if record.matches:
+            self._tell_about_processes(captured.settings)
         if torch.is_grad_enabled():
             watch.saw_graph(
                 frame.model,
@@ -170,6 +222,14 @@ class TractBackend:
                 matched=bool(record.matches),
                 quiet=captured.settings.on_unsupported == "ignore",
             )
+
+    def _tell_about_processes(self, settings: TractOptions) -> None:
+        """Once: without ``process_group`` the method is not that of one process with the whole batch."""
+        alone = settings.process_group is not None or process_count() == 1
+        if alone or settings.on_unsupported == "ignore" or OWN_COVARIANCE in self._told:
+            return
+        self._told.add(OWN_COVARIANCE)
+        warnings.warn(OWN_COVARIANCE.format(count=process_count()), TractWarning, stacklevel=2)
 
     def _lift_lam(self, captured: Captured) -> str | float:
         """Make ``lam`` an input of the graph; its value, to be compiled in, where that cannot be done."""

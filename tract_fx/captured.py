@@ -15,6 +15,8 @@ from tract_fx.options import TractOptions
 from tract_fx.passes import first_layer
 from tract_fx.passes.joint_graph import GraphInput, Role
 from tract_fx.passes.naming import Naming
+from tract_fx.passes.rewrite import Sharing
+from tract_fx.ranks import Group
 
 __all__ = ["Captured", "source_hash"]
 
@@ -28,12 +30,18 @@ class Captured:
     inputs: tuple[GraphInput, ...]
     naming: Naming
     settings: TractOptions
+    groups: tuple[Group, ...] = ()
 
     @property
     def parameter_device(self) -> torch.device | None:
         """Device of the first trainable parameter; None when there is none."""
         pairs = zip(self.inputs, self.example_inputs, strict=True)
         return next((example.device for item, example in pairs if item.role is Role.PARAMETER), None)
+
+    @property
+    def sharing(self) -> Sharing | None:
+        """With whom covariances are shared; None when they are this process's own."""
+        return Sharing(self.groups, source_hash()[:12]) if self.groups else None
 
     def fingerprint(self, lam: str | float) -> tuple[Any, ...]:
         """Everything on which the findings depend: sources, options, the graph, its inputs, names, and autograd's state."""
@@ -43,6 +51,7 @@ class Captured:
             torch.__version__,
             self.settings.layers,
             self.settings.on_unsupported,
+            self.groups,
             lam,
             self.naming,
             torch.is_grad_enabled(),

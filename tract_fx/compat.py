@@ -21,6 +21,7 @@ from torch._functorch._aot_autograd.descriptors import (
     GradAOTOutput,
     PlainAOTInput,
     SubclassGetAttrAOTInput,
+    TangentAOTInput,
     ViewBaseAOTInput,
 )
 from torch._functorch.partitioners import min_cut_rematerialization_partition
@@ -41,7 +42,9 @@ __all__ = [
     "GradAOTOutput",
     "PlainAOTInput",
     "SubclassGetAttrAOTInput",
+    "TangentAOTInput",
     "ViewBaseAOTInput",
+    "active_engine",
     "aot_eager",
     "break_reason",
     "break_reasons",
@@ -52,8 +55,13 @@ __all__ = [
     "compiled_module",
     "current_joint_pass",
     "detect_fake_mode",
+    "engine_groups",
+    "group_named",
+    "group_store",
+    "group_timeout",
     "inductor_decompositions",
     "inductor_patches",
+    "is_joining",
     "is_static_input",
     "joint_graph_only",
     "lift_as_input",
@@ -333,3 +341,72 @@ def preserving_no_metadata() -> Iterator[None]:
     """Nodes traced inside do not take over stack traces or sequence numbers of a trace that is under way."""
     with torch.fx.traceback.preserve_node_meta(enable=False):
         yield
+
+
+def group_named(name: str) -> Any:
+    """The process group that is registered under a name.
+
+    Raises:
+        RuntimeError: when there is none.
+    """
+    return torch._C._distributed_c10d._resolve_process_group(name)
+
+
+def group_store(group: Any, prefix: str) -> Any:
+    """The key-value store of a process group, with a prefix before every key."""
+    from torch.distributed import PrefixStore, distributed_c10d
+
+    return PrefixStore(prefix, distributed_c10d._world.pg_map[group][1])
+
+
+def group_timeout(group: Any) -> float:
+    """Seconds that a collective of the group may take."""
+    try:
+        timeout = group._get_backend(group._device_types[0]).options._timeout
+    except (AttributeError, RuntimeError):  # a backend without options, as those of third parties
+        timeout = group_store(group, "").timeout
+    return timeout.total_seconds()
+
+
+def is_joining(engine: torch.nn.Module) -> bool:
+    """Whether a ``DistributedDataParallel`` module is inside of its ``join()``."""
+    return engine._join_config.enable
+
+
+def active_engine() -> torch.nn.Module | None:
+    """The innermost module being called that shards or replicates: FSDP2's, or ``DistributedDataParallel``."""
+    from torch.distributed.fsdp import FSDPModule
+    from torch.nn.parallel import DistributedDataParallel
+
+    frame = sys._getframe()
+    while frame is not None:
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, (FSDPModule, DistributedDataParallel)):
+            return owner
+        frame = frame.f_back
+    # In the frame that Dynamo compiles it is an argument, and no frame of Python's yet.
+    owners = (getattr(value, "__self__", value) for value in compiled_frame_locals().values())
+    inside = next((owner for owner in owners if isinstance(owner, FSDPModule)), None)
+    return inside or DistributedDataParallel._get_active_ddp_module()
+
+
+def engine_groups(engine: torch.nn.Module) -> tuple[Any, ...]:
+    """The process groups over which an engine averages gradients, one after the other: two for HSDP.
+
+    Raises:
+        LookupError: when an FSDP2 module and those inside of it have no parameters.
+    """
+    from torch.distributed.fsdp import FSDPModule
+
+    if not isinstance(engine, FSDPModule):
+        return (engine.process_group,)
+    for module in engine.modules():
+        if not isinstance(module, FSDPModule):
+            continue
+        state = module._get_fsdp_state()
+        several = getattr(state, "_fsdp_param_groups", None)  # torch 2.11 has at most one
+        for found in several if several is not None else filter(None, (state._fsdp_param_group,)):
+            info = found.mesh_info
+            names = ("shard_process_group", "replicate_process_group")
+            return tuple(getattr(info, name) for name in names if hasattr(info, name))
+    raise LookupError("no parameters")

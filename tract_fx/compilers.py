@@ -21,7 +21,15 @@ Compiled = tuple[Callable[..., Any], GraphRecord]
 def compile_eagerly(captured: Captured, lam: str | float) -> Compiled:
     """Run the joint graph as it is, after the pass."""
     findings = FindingsRecorder(captured.settings)
-    tract_pass = TractPass(captured.inputs, captured.settings.layers, lam, (), findings, naming=captured.naming)
+    tract_pass = TractPass(
+        captured.inputs,
+        captured.settings.layers,
+        lam,
+        (),
+        findings,
+        naming=captured.naming,
+        sharing=captured.sharing,
+    )
     return compat.aot_eager(captured.gm, captured.example_inputs, tract_pass), findings.record
 
 
@@ -40,6 +48,7 @@ def compile_with_inductor(captured: Captured, lam: str | float) -> Compiled:
         decompositions=compat.inductor_decompositions,
         before=_as_sequence(patches.get(JOINT_PASS, compat.current_joint_pass())),
         naming=captured.naming,
+        sharing=captured.sharing,
     )
     compiled = compat.compile_fx(captured.gm, captured.example_inputs, patches)
     if findings.called:

@@ -2,6 +2,7 @@
 
 __all__ = [
     "CaptureError",
+    "DisagreementError",
     "OptionError",
     "TractError",
     "TractWarning",
@@ -20,6 +21,10 @@ class OptionError(TractError, ValueError):
 
 class CaptureError(TractError, RuntimeError):
     """A model that was to be explained cannot be traced."""
+
+
+class DisagreementError(TractError, RuntimeError):
+    """Processes that share the covariance of a layer do not do the same; the message names their ranks."""
 
 
 class UnknownLayerError(TractError, LookupError):

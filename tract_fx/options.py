@@ -12,11 +12,15 @@ from typing import Any, Literal, get_args
 
 from tract_fx import compat
 from tract_fx.errors import OptionError
+from tract_fx.groups import check_process_group
 
 __all__ = ["DEFAULT_LAM", "LAM_VARIABLE", "TractOptions", "check_lam", "default_lam"]
 
 DEFAULT_LAM = 0.1
 LAM_VARIABLE = "TRACT_FX_LAM"
+
+# Options that a dictionary for torch.compile may hold beside Inductor's.
+OWN = ("lam", "layers", "on_unsupported", "inner", "process_group")
 
 OnUnsupported = Literal["error", "warn", "ignore"]
 Inner = Literal["inductor", "aot_eager"]
@@ -34,6 +38,8 @@ class TractOptions:
         inner: ``"inductor"``, or ``"aot_eager"`` to run the joint graph without generating code.
         mode: as in ``torch.compile``; handed to Inductor.
         options: as in ``torch.compile``; handed to Inductor.
+        process_group: processes that share the covariance: a ``torch.distributed.ProcessGroup``, of which the name is
+            kept, ``"ddp"`` for the group of the DDP or FSDP2 module that is being run, or None.
 
     Raises:
         OptionError: naming the argument, its value and what is allowed.
@@ -45,11 +51,13 @@ class TractOptions:
     inner: Inner = "inductor"
     mode: str | None = None
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    process_group: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "lam", check_lam(self.lam))
         object.__setattr__(self, "layers", _check_layers(self.layers))
         object.__setattr__(self, "options", _check_mapping(self.options))
+        object.__setattr__(self, "process_group", check_process_group(self.process_group))
         _check_choice("on_unsupported", self.on_unsupported, get_args(OnUnsupported))
         _check_choice("inner", self.inner, get_args(Inner))
         if self.mode is not None:
@@ -74,7 +82,7 @@ class TractOptions:
         what is left goes to Inductor. ``lam`` comes from the environment variable ``TRACT_FX_LAM`` when not given.
         """
         given = dict(_check_mapping(options or {}))
-        own = {name: given.pop(name) for name in ("lam", "layers", "on_unsupported", "inner") if name in given}
+        own = {name: given.pop(name) for name in OWN if name in given}
         own.setdefault("lam", default_lam())
         if isinstance(own.get("layers"), str) and own["layers"] != "first":
             own["layers"] = tuple(name.strip() for name in own["layers"].split(","))

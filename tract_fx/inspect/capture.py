@@ -25,6 +25,7 @@ from tract_fx.inspect.fakes import fake_arguments, fake_model, has_values
 from tract_fx.options import TractOptions
 from tract_fx.passes.first_layer import Findings, Match
 from tract_fx.passes.tract_pass import TractPass
+from tract_fx.ranks import Group
 from tract_fx.records import GraphRecord
 
 __all__ = ["Capture", "CapturedGraph", "capture"]
@@ -165,6 +166,9 @@ class _CapturingBackend(TractBackend):
 
         compat.joint_graph_only(captured.gm, captured.example_inputs, keep, compat.inductor_decompositions())
         return self._shapes_of(captured.gm), record
+
+    def _groups(self, settings: TractOptions) -> tuple[Group, ...]:
+        return ()  # nothing is trained, and the other processes know nothing of it
 
     def _shapes_of(self, gm: GraphModule) -> Callable[..., Any]:
         """What the rest of the call gets from this graph: fake tensors, whatever it was given."""

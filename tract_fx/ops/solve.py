@@ -12,7 +12,7 @@ from torch import Tensor
 from tract_fx.ops.gram import gram
 from tract_fx.ops.patches import LINEAR, PatchGeometry, unfold_patches
 
-__all__ = ["dual_gradient", "primal_gradient", "regularise"]
+__all__ = ["dual_gradient", "primal_gradient", "regularise", "scale_exponent", "solve_primal"]
 
 # Times the bound below which rounding swallows lam.
 ROUNDING_SAFETY = 8.0
@@ -33,7 +33,11 @@ def primal_gradient(input: Tensor, gradient: Tensor, rows: int, lam: Tensor | fl
         bring that about, see :func:`regularise`) it is ``gradient`` itself.
     """
     input, scale = _scale_down(input)
-    covariance = gram(input, geometry) / rows
+    return solve_primal(gram(input, geometry) / rows, gradient, lam, scale)
+
+
+def solve_primal(covariance: Tensor, gradient: Tensor, lam: Tensor | float, scale: Tensor | float) -> Tensor:
+    """:func:`primal_gradient` from the covariance of ``X / scale``, ``(groups, n, n)`` in float64."""
     factor, info = torch.linalg.cholesky_ex(regularise(covariance, lam / (scale * scale)))
     wide = gradient.to(torch.float64)
     solution = torch.cholesky_solve((wide / scale).transpose(1, 2), factor).transpose(1, 2) / scale
@@ -91,6 +95,10 @@ def _scale_down(input: Tensor) -> tuple[Tensor, Tensor | float]:
     """``input`` and a power of two so that squares cannot overflow float64; narrower dtypes never need it."""
     if input.dtype != torch.float64 or input.numel() == 0:
         return input, 1.0
-    exponent = torch.ceil(torch.log2(input.abs().amax().clamp(min=1.0)))
-    scale = torch.exp2(exponent)
+    scale = torch.exp2(scale_exponent(input))
     return input / scale, scale
+
+
+def scale_exponent(input: Tensor) -> Tensor:
+    """Exponent, not negative, of the smallest power of two that no element exceeds."""
+    return torch.ceil(torch.log2(input.abs().amax().clamp(min=1.0)))
