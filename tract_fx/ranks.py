@@ -16,7 +16,7 @@ import json
 import os
 import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -176,6 +176,11 @@ class _Board:
             f"Of process group {self.name!r}, {_ranks(missing)} did not come to {_what(post)} within "
             f"{self._timeout:g} seconds ({TIMEOUT_VARIABLE} sets another time). Every process has to compile the same "
             "model with the same backend, and to run the same backward passes."
+            + "".join(
+                f" Rank {item['rank']} has said: {item['reason']}"
+                for item in self._posted_refusals()
+                if item["rank"] in missing
+            )
         )
 
     def _differences(self, topic: str, own: dict[str, Any]) -> str:
@@ -192,17 +197,19 @@ class _Board:
 
     def _refusal(self, own: dict[str, Any]) -> str | None:
         """A refusal of another rank that concerns the layer of this post and is not also this rank's own."""
-        for index in range(1, self._store.add("refusals", 0) + 1):
-            if not self._store.check([f"refusal/{index}"]):
-                continue
-            found = json.loads(self._store.get(f"refusal/{index}"))
+        weights = set(own["weights"])
+        for found in self._posted_refusals():
             rank = found.pop("rank")
-            weights = set(own.get("weights", ()))
             if rank != self.rank and found not in self._refusals and not weights.isdisjoint(found["names"]):
                 return (
                     f"{_ranks([rank])} of process group {self.name!r} does not rewrite {_what(own)}: {found['reason']}"
                 )
         return None
+
+    def _posted_refusals(self) -> Iterator[dict[str, Any]]:
+        for index in range(1, self._store.add("refusals", 0) + 1):
+            if self._store.check([f"refusal/{index}"]):
+                yield json.loads(self._store.get(f"refusal/{index}"))
 
     def _leave(self, topic: str) -> None:
         """Stay until all that have posted have read what is wrong, for some seconds at most."""

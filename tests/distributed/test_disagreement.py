@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from support.works import works
+
 from tests.distributed import disagreeing
 from tests.distributed.processes import Processes
 
 
+@works("disagreement")
 def test_different_lam(two: Processes) -> None:
     for message, seconds in two.run(disagreeing.different_lam, seconds=60):
         assert message.startswith("DisagreementError")
@@ -13,17 +16,20 @@ def test_different_lam(two: Processes) -> None:
         assert seconds < 30
 
 
+@works("disagreement")
 def test_lam_that_is_set_on_one_rank_later(two: Processes) -> None:
     for message, _ in two.run(disagreeing.lam_is_set_on_one_rank, seconds=60):
         assert "lam is 0.2 on rank 0; 0.3 on rank 1." in message
 
 
+@works("disagreement")
 def test_different_layers(two: Processes) -> None:
     for message, _ in two.run(disagreeing.different_layers, seconds=60):
         assert "weights is ['stem.weight'] on rank 0; ['head.weight'] on rank 1" in message
         assert "features is 27 on rank 0; 168 on rank 1" in message
 
 
+@works("disagreement")
 def test_one_rank_without_a_match(two: Processes) -> None:
     (message, seconds), (other, _) = two.run(disagreeing.no_match, seconds=60)
     assert message.startswith("DisagreementError: rank 1 of process group")
@@ -32,6 +38,7 @@ def test_one_rank_without_a_match(two: Processes) -> None:
     assert other == ""
 
 
+@works("disagreement")
 def test_one_rank_with_a_layer_that_cannot_be_rewritten(two: Processes) -> None:
     (message, _), (other, _) = two.run(disagreeing.unsupported, seconds=60)
     assert "rank 1 of process group" in message
@@ -39,6 +46,7 @@ def test_one_rank_with_a_layer_that_cannot_be_rewritten(two: Processes) -> None:
     assert "UnsupportedLayerError" in other or "TrAct cannot be applied" in other
 
 
+@works("disagreement")
 def test_one_rank_that_never_comes(two: Processes) -> None:
     (message, seconds), _ = two.run(disagreeing.never_there, seconds=60)
     assert "rank 1 did not come to the covariance of stem.weight within 1.5 seconds" in message
@@ -46,18 +54,21 @@ def test_one_rank_that_never_comes(two: Processes) -> None:
     assert 1.5 <= seconds < 30
 
 
+@works("disagreement")
 def test_graphs_without_a_match_that_all_ranks_have(two: Processes) -> None:
     assert [message for message, _ in two.run(disagreeing.other_graphs_without_a_match, seconds=60)] == ["", ""]
 
 
+@works("disagreement")
 def test_one_rank_skips_a_backward(two: Processes) -> None:
     """As for the engine's own collectives, it is the group's timeout that ends it."""
     (message, seconds), _ = two.run(disagreeing.one_skips_a_backward, seconds=60)
-    assert message
-    assert seconds < 30
+    assert "imed out" in message
+    assert seconds < 5
 
 
+@works("disagreement")
 def test_join(two: Processes) -> None:
-    messages = [outcome for outcome in two.run(disagreeing.joined, seconds=60)]
+    messages = two.run(disagreeing.joined, seconds=60)
     assert any("DistributedDataParallel.join() lets a process without data" in message for message, _ in messages)
     assert all(message for message, _ in messages)

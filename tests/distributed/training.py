@@ -5,18 +5,19 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from support.oracle import squared, tract_gradients
-from tests.distributed.processes import process_group
 from torch import Tensor, distributed, nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.parallel import DistributedDataParallel
 
-from tract_fx import tract_backend
+from tests.distributed.processes import process_group
+from tract_fx import TractWarning, tract_backend
 
 LAM, RATE, STEPS = 0.1, 0.01, 3
 
@@ -207,13 +208,24 @@ ENGINES = {
 }
 
 
-def train(rank: int, size: int, port: int, case: Case, process_group_option: str | None = "ddp") -> dict[str, Any]:
-    """Gradients of each step as the optimiser sees them, what was rewritten, and the number of graphs with a match."""
-    with process_group(rank, size, port):
-        backend = tract_backend(case.lam, inner=case.inner, process_group=process_group_option)
-        engine = ENGINES[case.engine](
-            case.make(), lambda module: torch.compile(module, backend=backend, dynamic=case.dynamic)
+def train(rank: int, size: int, port: int, case: Case, given: str | None = "ddp") -> dict[str, Any]:
+    """Gradients of each step as the optimiser sees them, what was rewritten, and what was warned about.
+
+    Args:
+        rank: of this process.
+        size: number of processes.
+        port: for their group.
+        case: what to train.
+        given: as ``process_group``; ``"world"`` for the default group itself, ``"by name"`` for the backend's name.
+    """
+    with process_group(rank, size, port) as world, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", TractWarning)
+        backend = tract_backend(
+            case.lam, inner=case.inner, process_group=world if given == "world" else given and "ddp"
         )
+        named = {"backend": "tract", "options": {"lam": case.lam, "inner": case.inner, "process_group": "ddp"}}
+        how = named if given == "by name" else {"backend": backend}
+        engine = ENGINES[case.engine](case.make(), lambda module: torch.compile(module, dynamic=case.dynamic, **how))
         optimizer = engine.optimizer or torch.optim.SGD(engine.module.parameters(), lr=RATE)
         steps = []
         for step, micros in enumerate(case.parts):
@@ -228,7 +240,12 @@ def train(rank: int, size: int, port: int, case: Case, process_group_option: str
                 {name: _whole(item.grad) for name, item in engine.module.named_parameters() if item.grad is not None}
             )
             optimizer.step()
-        return {"steps": steps, "matches": [str(match) for match in backend.matches]}
+        return {
+            "steps": steps,
+            "matches": backend.matches,
+            "graphs": len(backend._records),
+            "warnings": [str(item.message) for item in caught if issubclass(item.category, TractWarning)],
+        }
 
 
 def _whole(gradient: Tensor) -> Tensor:

@@ -60,6 +60,11 @@ FEATURES = {
     "errors": ("loud", "What cannot be rewritten is an error that names the layer, the reason and the way out"),
     "inner gradients": ("loud", "A gradient taken inside of the compiled function is an error"),
     "skipped": ("loud", "A model, or first layer, that Dynamo skips is a warning before the optimiser's first step"),
+    "processes": (
+        "many processes",
+        "DDP, `no_sync`, ZeRO, FSDP2, HSDP: gradients are those of one process with the whole batch",
+    ),
+    "disagreement": ("many processes", "Processes that do not do the same: an error that names the ranks, never a hang"),
     "random": ("random networks", "Generated networks against the reference: `python -m tests.fuzz`"),
 }
 
