@@ -61,6 +61,7 @@ __all__ = [
     "group_timeout",
     "inductor_decompositions",
     "inductor_patches",
+    "is_fake",
     "is_joining",
     "is_static_input",
     "joint_graph_only",
@@ -366,6 +367,11 @@ def group_timeout(group: Any) -> float:
     except (AttributeError, RuntimeError):  # a backend without options, as those of third parties
         timeout = group_store(group, "").timeout
     return timeout.total_seconds()
+
+
+def is_fake(group: Any) -> bool:
+    """Whether a process group only pretends that there are others, as simulations of large systems do."""
+    return torch.distributed.get_backend(group) == "fake"
 
 
 def is_joining(engine: torch.nn.Module) -> bool:

@@ -103,7 +103,10 @@ class _Worker:
         path = self.dumps / str(self.rank)
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._process.pid, signal.SIGUSR1)
-        time.sleep(1)
+        for _ in range(50):
+            time.sleep(0.1)
+            if path.exists() and path.stat().st_size:
+                break
         return path.read_text() if path.exists() else "nothing was written"
 
     def kill(self) -> None:

@@ -1,0 +1,128 @@
+"""The all-reduce starts where the backward pass begins, and is awaited where the factorisation needs it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from support.graphs import joint_graph
+from support.marks import codegen
+from support.works import works
+from tests.distributed.processes import Processes, process_group
+from torch import nn
+from torch._inductor.utils import run_and_get_code
+from torch.fx import Node
+from tract_fx.passes.first_layer import find
+from tract_fx.passes.joint_graph import JointGraph, is_backward
+from tract_fx.passes.rewrite import Sharing, apply_shared
+
+from tract_fx import compat, tract_backend
+from tract_fx.ranks import Group
+
+aten, functional = torch.ops.aten, torch.ops._c10d_functional
+SHARING = Sharing((Group("a group", 2),), "version")
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3), nn.ReLU(), nn.Flatten(), nn.Linear(100, 2))
+
+
+def shared(sharing: Sharing = SHARING, dtype: torch.dtype = torch.float32, **arguments: Any) -> JointGraph:
+    joint = joint_graph(network().to(dtype), torch.randn(4, 3, 9, 8, dtype=dtype), **arguments)
+    (match,) = find(joint, shared=True).matches
+    apply_shared(match, 0.1, sharing, joint.first_tangent)
+    joint.graph.lint()
+    return joint
+
+
+def positions(graph: torch.fx.Graph, target: object) -> list[int]:
+    return [index for index, node in enumerate(graph.nodes) if node.target is target]
+
+
+@pytest.mark.parametrize("arguments", [{}, {"inductor": False}, {"dynamic": True}], ids=["inductor", "aot", "dynamic"])
+def test_communication_lies_over_the_whole_backward_pass(arguments: dict[str, bool]) -> None:
+    graph = shared(**arguments).graph
+    (start,), (wait,) = positions(graph, functional.all_reduce.default), positions(graph, functional.wait_tensor.default)
+    (solve,) = positions(graph, aten.linalg_cholesky_ex.default)
+    convolutions = positions(graph, aten.convolution_backward.default)
+    products = [index for index in positions(graph, aten.mm.default) if is_backward(list(graph.nodes)[index])]
+    assert len(convolutions) == 2
+    assert start < min(*convolutions, *products)
+    assert max(*convolutions, *products) < wait < solve
+
+
+def test_all_of_it_is_backward_and_stays_there() -> None:
+    joint = shared()
+    agree = next(node for node in joint.graph.nodes if node.target is torch.ops.tract_fx.agree.default)
+    assert joint.first_tangent in agree.all_input_nodes
+    pending, seen = [agree], set()
+    while pending:
+        node = pending.pop()
+        if node.op != "output" and node not in seen:
+            seen.add(node)
+            pending.extend(node.users)
+    assert {functional.all_reduce.default, functional.wait_tensor.default} <= {node.target for node in seen}
+    for node in joint.graph.nodes:
+        if "tract_fx" in str(node.target) or "_c10d_functional" in str(node.target):
+            assert is_backward(node)
+            assert node.meta["val"] is not None
+            assert node.meta["seq_nr"] is not None
+
+
+def test_the_partitioner_keeps_that_order() -> None:
+    """What does not depend on the gradients of outputs, the partitioner moves to where it is used."""
+    joint = joint_graph(network(), torch.randn(4, 3, 9, 8))
+    captured: list[Node] = []
+    module = torch.fx.GraphModule(nn.Module(), joint.graph)
+    (match,) = find(joint, shared=True).matches
+    apply_shared(match, 0.1, SHARING, joint.first_tangent)
+    outputs = len(joint.graph.output_node().args[0])
+    forward_outputs = outputs - sum(isinstance(desc, compat.GradAOTOutput) or desc is None for desc in descriptors(joint))
+    module.recompile()
+    inputs = [node.meta["val"] for node in joint.graph.find_nodes(op="placeholder")]
+    forward, backward = compat.min_cut_rematerialization_partition(
+        module,
+        inputs,
+        num_fwd_outputs=forward_outputs,
+        static_lifetime_input_indices=[],
+    )
+    assert not [node for node in forward.graph.nodes if "tract_fx" in str(node.target)]
+    captured = [node for node in backward.graph.nodes if node.op == "call_function"]
+    names = [node.target for node in captured]
+    start, wait = names.index(functional.all_reduce.default), names.index(functional.wait_tensor.default)
+    between = names[start:wait]
+    assert between.count(aten.convolution_backward.default) == 2
+    assert aten.mm.default in between
+
+
+def descriptors(joint: JointGraph) -> list[Any]:
+    return list(joint.graph.output_node().meta["desc"])
+
+
+def test_hsdp_has_two_sums_and_float64_a_common_scale_first() -> None:
+    graph = shared(Sharing((Group("a", 2), Group("b", 4)), "version"), torch.float64).graph
+    reductions = [node.args[1:] for node in graph.nodes if node.target is functional.all_reduce.default]
+    assert reductions == [("max", "a"), ("max", "b"), ("sum", "a"), ("sum", "b")]
+
+
+def generated_code(rank: int, size: int, port: int) -> str:
+    with process_group(rank, size, port) as world:
+        model = torch.compile(network(), backend=tract_backend(process_group=world))
+        x = torch.randn(4, 3, 9, 8)
+        with torch._inductor.config.patch(force_disable_caches=True):
+            _, codes = run_and_get_code(lambda: model(x).sum().backward())
+        return codes[-1]
+
+
+@works("processes")
+@codegen
+def test_generated_code_has_that_order(two: Processes) -> None:
+    for code in two.run(generated_code, seconds=300):
+        lines = [line for line in code.splitlines() if not line.lstrip().startswith("#")]
+        start = next(index for index, line in enumerate(lines) if "all_reduce" in line and "(" in line)
+        wait = next(index for index, line in enumerate(lines) if "wait_tensor" in line and "(" in line)
+        convolutions = [index for index, line in enumerate(lines) if "convolution_backward.default(" in line]
+        assert len(convolutions) == 2
+        assert start < min(convolutions)
+        assert max(convolutions) < wait < next(index for index, line in enumerate(lines) if "cholesky_ex" in line)
