@@ -20,7 +20,8 @@ Where processes share the covariance, the backward pass begins with its part tha
     patch_gram: f64[1, 147, 147] = tract_fx.patch_gram(x, [7, 7], [2, 2], [3, 3], [1, 1], 1)
     all_reduce: f64[21614] = _c10d_functional.all_reduce(cat([patch_gram as f64[21609], agree[:5]]), "sum", group)
 
-and behind ``getitem_1`` there is ``_c10d_functional.wait_tensor(all_reduce)``, with everything in between to hide it.
+and behind ``getitem_1`` there is ``tract_fx.await_sums(all_reduce, getitem_1, ...)``, with everything in between to hide it:
+what used ``tangents_1`` now uses ``tract_fx.hold(tangents_1, all_reduce)``.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from tract_fx.passes.joint_graph import is_backward
 
 from tract_fx.compat import detect_fake_mode, preserving_no_metadata
 from tract_fx.ops.patches import LINEAR, PatchGeometry
-from tract_fx.ops.shared import describe_layer, shared_gradient, start_covariance
+from tract_fx.ops.shared import describe_layer, hold, shared_gradient, start_covariance
 from tract_fx.ops.solve import dual_gradient, primal_gradient
 from tract_fx.ranks import Group
 
@@ -61,6 +62,8 @@ _VIEWS = (
     aten.unsqueeze.default,
     aten.alias.default,
 )
+# Elements of a gradient that may be copied for the order of operations.
+MOST_HELD = 2**26
 _CASTS = (torch.ops.prims.convert_element_type.default, aten._to_copy.default)
 # Copied from the replaced gradient to every new node, so that partitioning, profiles and stack traces stay right.
 _INHERITED = ("partitioner_tag", "seq_nr", "fwd_nn_module_stack", "stack_trace", "custom", "autograd_backward")
@@ -101,7 +104,7 @@ def apply_shared(
     sharing: Sharing,
     tangent: Node | None,
     decompositions: Decompositions | None = None,
-) -> None:
+) -> Node | None:
     """Rewrite one match with the covariance of the rows of all processes.
 
     Args:
@@ -110,6 +113,9 @@ def apply_shared(
         sharing: with whom.
         tangent: what comes with the backward pass; without it the covariance waits for the gradient of the layer's output.
         decompositions: those that the rest of the graph was traced with.
+
+    Returns:
+        What stands for ``tangent`` in the rest of the graph.
     """
     gradient, input = match.gradient.node, match.call.input
     layer = describe_layer(match.weights, match.features, match.groups, input.meta["val"].dtype, sharing.version)
@@ -134,10 +140,26 @@ def apply_shared(
     arguments = [input, tangent or output_gradient, *of_lam]
     point = output_gradient if tangent is None else _before_backward(input.graph, arguments)
     started = _inline(_trace(start, arguments, decompositions), arguments, after=point, like=gradient)
+    if tangent is not None:
+        tangent = _hold(tangent, started[0], like=gradient)
     arguments = [input, gradient, output_gradient, *started, *of_lam]
     (result,) = _inline(_trace(finish, arguments, decompositions), arguments, after=gradient, like=gradient)
     _replace(gradient, result, users)
     match.call.output.meta[REWRITTEN] = True
+    return tangent
+
+
+def _hold(tangent: Node, started: Node, like: Node) -> Node:
+    """Let everything that uses ``tangent`` come after ``started``, unless that takes a copy of something large."""
+    size = tangent.meta["val"].numel()
+    if isinstance(size, int) and size > MOST_HELD:
+        return tangent
+    users = [user for user in tangent.users if started < user]
+    arguments = [tangent, started]
+    (held,) = _inline(_trace(hold, arguments, None), arguments, after=started, like=like)
+    for user in users:
+        user.replace_input_with(tangent, held)
+    return held
 
 
 def _before_backward(graph: torch.fx.Graph, needed: list[Node]) -> Node:

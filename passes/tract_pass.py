@@ -64,11 +64,12 @@ class TractPass(CustomGraphPass):
             return
         lam = self.lam if joint.lam_node is None else joint.lam_node
         decompositions = self.decompositions()
+        tangent = joint.first_tangent
         for match in findings.matches:
             if self.sharing is None:
                 rewrite.apply(match, lam, decompositions)
             else:
-                rewrite.apply_shared(match, lam, self.sharing, joint.first_tangent, decompositions)
+                tangent = rewrite.apply_shared(match, lam, self.sharing, tangent, decompositions)
         graph.lint()
 
     def uuid(self) -> tuple[Any, ...] | None:

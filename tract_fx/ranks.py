@@ -24,7 +24,7 @@ import torch
 from tract_fx import compat
 from tract_fx.errors import DisagreementError
 
-__all__ = ["TIMEOUT_VARIABLE", "Group", "agree_once", "disagree", "refuse", "watch_engine"]
+__all__ = ["TIMEOUT_VARIABLE", "Group", "agree_once", "disagree", "is_simulated", "refuse", "watch_engine"]
 
 TIMEOUT_VARIABLE = "TRACT_FX_AGREE_TIMEOUT"
 
@@ -59,7 +59,7 @@ def agree_once(group_name: str, layer: str, lam: Callable[[], float]) -> None:
     """
     board = _board(group_name)
     board.check_engines()
-    if layer not in board.agreed and not compat.is_fake(board.group()):
+    if layer not in board.agreed and not is_simulated(group_name):
         board.exchange({**json.loads(layer), "lam": lam()})
         board.agreed.add(layer)
 
@@ -76,6 +76,11 @@ def disagree(group_name: str, layer: str, lam: Callable[[], float]) -> None:
         DisagreementError: naming the ranks that differ, and in what.
     """
     _board(group_name).exchange({**json.loads(layer), "lam": lam()})
+
+
+def is_simulated(group_name: str) -> bool:
+    """Whether the other ranks do not exist (PyTorch's "fake" backend): collectives then return what they are given."""
+    return compat.is_fake(compat.group_named(group_name))
 
 
 def refuse(groups: Iterable[Group], names: Iterable[str], reason: str) -> None:

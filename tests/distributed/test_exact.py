@@ -27,6 +27,7 @@ ENGINES = [
 LAYERS = {
     "grouped convolution": Case("ddp inside", "grouped"),
     "linear, fewer rows than features": Case("ddp inside", "linear"),
+    "two first layers": Case("ddp inside", "two stems"),
     "float64, scaled by what the rank with the largest input needs": Case("ddp inside", dtype=torch.float64),
     "another lam": Case("ddp inside", lam=0.5),
 }
@@ -148,7 +149,7 @@ def test_without_the_argument_each_process_has_a_covariance_of_its_own(two: Proc
     for result in results:
         assert error(result["steps"][0]["stem.weight"], wanted["stem.weight"]) > 1e-2
         assert error(result["steps"][0]["head.weight"], wanted["head.weight"]) < 1e-5
-        assert result["graphs"] == 2
+        assert result["matches"]
         (message,) = result["warnings"]
         assert "There are 2 processes, and each uses the covariance of its own part" in message
         assert 'process_group="ddp"' in message

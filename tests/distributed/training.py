@@ -52,12 +52,24 @@ class Unused(Net):
         self.unused = nn.Linear(2, 2)
 
 
+class TwoStems(nn.Module):
+    """Two first layers on the same data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.other, self.head = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 2, 3), nn.Linear(6 * 42, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(torch.cat([self.stem(x), self.other(x)], 1)).flatten(1))
+
+
 MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str]] = {
     "conv": (lambda: Net(nn.Conv2d(3, 4, 3), nn.Linear(4 * 42, 3)), (3, 9, 8), "stem"),
     "grouped": (lambda: Net(nn.Conv2d(4, 6, 3, stride=2, groups=2), nn.Linear(6 * 12, 3)), (4, 9, 8), "stem"),
     # Four rows a process and six features: one process alone would take the dual form.
     "linear": (lambda: Net(nn.Linear(6, 4), nn.Linear(4, 3)), (6,), "stem"),
     "stem": (lambda: Net(Stem(nn.Conv2d(3, 4, 3)), nn.Linear(4 * 42, 3)), (3, 9, 8), "stem.layer"),
+    "two stems": (TwoStems, (3, 9, 8), "stem"),
     "unused": (lambda: Unused(nn.Conv2d(3, 4, 3), nn.Linear(4 * 42, 3)), (3, 9, 8), "stem"),
     "wide": (lambda: Net(nn.Conv2d(3, 8, 3), nn.Sequential(nn.Linear(8 * 42, 800), nn.Linear(800, 3))), (3, 9, 8), "stem"),
 }  # fmt: skip
@@ -88,9 +100,9 @@ class Case:
     lam: float = LAM
 
     @property
-    def layer(self) -> str:
-        """Name of the first layer."""
-        return MODELS[self.model][2]
+    def layers(self) -> list[str]:
+        """Names of the first layers."""
+        return ["stem", "other"] if self.model == "two stems" else [MODELS[self.model][2]]
 
     def make(self) -> nn.Module:
         """The model, the same in every process."""
@@ -120,7 +132,7 @@ def expected(case: Case) -> list[dict[str, Tensor]]:
     found = []
     for step, micros in enumerate(case.parts):
         optimizer.zero_grad()
-        total: Any = 0
+        total: dict[str, Tensor] = {}
         for micro, parts in enumerate(micros):
 
             def loss(output: Tensor, parts: tuple[int, ...] = parts) -> Tensor:
@@ -128,8 +140,10 @@ def expected(case: Case) -> list[dict[str, Tensor]]:
 
             whole = torch.cat(case.batch(step, micro)).double()
             loss(model(whole)).backward()
-            total = total + tract_gradients(model, [whole], [case.layer], case.lam, loss)[case.layer]
-        model.get_submodule(case.layer).weight.grad = total
+            found_now = tract_gradients(model, [whole], case.layers, case.lam, loss)
+            total = {name: gradient + total.get(name, 0) for name, gradient in found_now.items()}
+        for name, gradient in total.items():
+            model.get_submodule(name).weight.grad = gradient
         found.append({name: item.grad.clone() for name, item in model.named_parameters() if item.grad is not None})
         optimizer.step()
     return found
