@@ -48,11 +48,13 @@ class GraphInput:
         name: as the user knows it.
         role: what it is to the user.
         differentiated_inside: whether the captured code itself takes a gradient with respect to it.
+        parts: dimensions along which processes have parts of it, when it is a DTensor; -1 for parts of a sum.
     """
 
     name: str
     role: Role
     differentiated_inside: bool = False
+    parts: tuple[int, ...] = ()
 
 
 class JointGraph:
@@ -107,7 +109,8 @@ class JointGraph:
         """Placeholders of each parameter: several where it is a tensor subclass made of several tensors."""
         found: dict[str, tuple[Node, ...]] = {}
         for node, graph_input in self.input_of.items():
-            if graph_input.role is Role.PARAMETER:
+            # A DTensor also has its mesh in the graph.
+            if graph_input.role is Role.PARAMETER and isinstance(node.meta.get("val"), torch.Tensor):
                 found[graph_input.name] = (*found.get(graph_input.name, ()), node)
         return found
 

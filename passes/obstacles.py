@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 
 from torch.fx import Node
-from tract_fx.passes.calls import Call
+from tract_fx.passes.calls import Call, Kind, Side
 from tract_fx.passes.dependence import Dependence, operands
-from tract_fx.passes.joint_graph import JointGraph, is_backward, operator_of
+from tract_fx.passes.joint_graph import JointGraph, Role, is_backward, operator_of, target_of
 
 __all__ = ["BY_HAND", "WAY_OUT", "Obstacle", "OtherProduct", "differentiated_by_hand", "obstacle", "other_products"]
 
@@ -39,6 +39,10 @@ _OTHER_PRODUCTS = {
 }
 
 
+_TRANSPOSITIONS = ("t", "permute", "transpose")
+_SAME_ORDER = ("alias", "_to_copy", "prims.convert_element_type", "view")
+
+
 @dataclasses.dataclass(frozen=True)
 class Obstacle:
     """A reason and what to do about it."""
@@ -60,6 +64,8 @@ def obstacle(joint: JointGraph, call: Call, weights: Iterable[str]) -> Obstacle 
         return Obstacle("its weight is complex; the covariance is defined for real numbers")
     if any(len(joint.parameters.get(name, ())) > 1 for name in weights):
         return Obstacle("its weight is a tensor subclass made of several tensors, and the graph has only those")
+    if (found := _of_parts(joint, call, weights)) is not None:
+        return Obstacle(found)
     geometry = call.geometry
     if not all(isinstance(size, int) for size in (*geometry.kernel_size, *geometry.stride, *geometry.dilation)):
         return Obstacle("its kernel size or stride is dynamic", KERNEL_STATIC)
@@ -114,6 +120,32 @@ def differentiated_by_hand(joint: JointGraph, weights: Iterable[str], depends: d
         elif node in depends and depends[node].data and depends[node].is_raw and _is_real(node):
             return True
     return False
+
+
+def _of_parts(joint: JointGraph, call: Call, weights: Iterable[str]) -> str | None:
+    """What is wrong with weights and data that are spread over processes (DTensor)."""
+    if any(item.parts for item in joint.inputs if item.role is Role.DATA):
+        return "a tensor of data is spread over processes (DTensor), each of which has only a part of the rows"
+    for item in joint.inputs:
+        if item.name not in weights or not item.parts:
+            continue
+        nodes = joint.parameters.get(item.name, ())
+        if set(item.parts) != {0} or call.geometry.groups > 1 or not _has_outputs_first(call, nodes):
+            return (
+                "its weight is spread over processes (DTensor) along other dimensions than its outputs, and so none of them "
+                "has whole rows"
+            )
+    return None
+
+
+def _has_outputs_first(call: Call, parameters: Iterable[Node]) -> bool:
+    """Whether dimension 0 of the parameter counts the outputs of the layer: ``x @ w.T``, a convolution, or ``w @ x``."""
+    node, transposed = call.weight, False
+    while target_of(node) in (*_TRANSPOSITIONS, *_SAME_ORDER):
+        transposed ^= target_of(node) in _TRANSPOSITIONS and node.meta["val"].dim() == 2
+        node = node.args[0]
+    from_right = call.kind is Kind.PRODUCT and call.side is Side.RIGHT
+    return node in parameters and transposed == from_right
 
 
 def _is_complex(node: Node) -> bool:

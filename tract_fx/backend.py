@@ -214,7 +214,7 @@ class TractBackend:
     def _report(self, captured: Captured, frame: ModelFrame, record: GraphRecord) -> None:
         tell(record, captured.settings)
         if record.matches:
-            self._tell_about_processes(captured.settings)
+            self._tell_about_processes(captured)
         if torch.is_grad_enabled():
             watch.saw_graph(
                 frame.model,
@@ -223,13 +223,17 @@ class TractBackend:
                 quiet=captured.settings.on_unsupported == "ignore",
             )
 
-    def _tell_about_processes(self, settings: TractOptions) -> None:
+    def _tell_about_processes(self, captured: Captured) -> None:
         """Once: without ``process_group`` the method is not that of one process with the whole batch."""
-        alone = settings.process_group is not None or process_count() == 1
+        settings, count = captured.settings, process_count()
+        spread = [item for item in captured.example_inputs if compat.is_distributed_tensor(item)]
+        # Where all processes share one model, they have the same rows.
+        same_rows = any(item.device_mesh.size() == count for item in spread)
+        alone = settings.process_group is not None or count == 1 or same_rows
         if alone or settings.on_unsupported == "ignore" or OWN_COVARIANCE in self._told:
             return
         self._told.add(OWN_COVARIANCE)
-        warnings.warn(OWN_COVARIANCE.format(count=process_count()), TractWarning, stacklevel=2)
+        warnings.warn(OWN_COVARIANCE.format(count=count), TractWarning, stacklevel=2)
 
     def _lift_lam(self, captured: Captured) -> str | float:
         """Make ``lam`` an input of the graph; its value, to be compiled in, where that cannot be done."""

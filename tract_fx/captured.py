@@ -56,7 +56,7 @@ class Captured:
             self.naming,
             torch.is_grad_enabled(),
             torch.is_inference_mode_enabled(),
-            tuple((item.name, item.role.value, item.differentiated_inside) for item in self.inputs),
+            tuple((item.name, item.role.value, item.differentiated_inside, item.parts) for item in self.inputs),
             tuple(map(_metadata, self.example_inputs)),
             self.gm.print_readable(print_output=False),
             repr(stacks),

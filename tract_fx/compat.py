@@ -55,12 +55,14 @@ __all__ = [
     "compiled_module",
     "current_joint_pass",
     "detect_fake_mode",
+    "distributed_parts",
     "engine_groups",
     "group_named",
     "group_store",
     "group_timeout",
     "inductor_decompositions",
     "inductor_patches",
+    "is_distributed_tensor",
     "is_fake",
     "is_joining",
     "is_static_input",
@@ -367,6 +369,20 @@ def group_timeout(group: Any) -> float:
     except (AttributeError, RuntimeError):  # a backend without options, as those of third parties
         timeout = group_store(group, "").timeout
     return timeout.total_seconds()
+
+
+def distributed_parts(value: Any) -> tuple[int, ...]:
+    """Dimensions along which a DTensor is cut, -1 for parts of a sum; empty when every process has all of it."""
+    if not is_distributed_tensor(value):
+        return ()
+    cuts = (placement for placement in value.placements if not placement.is_replicate())
+    return tuple(sorted({getattr(placement, "dim", -1) for placement in cuts}))
+
+
+def is_distributed_tensor(value: Any) -> bool:
+    """Whether a value is a DTensor; the module that has them is imported by whoever makes one."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(value, module.DTensor)
 
 
 def is_fake(group: Any) -> bool:

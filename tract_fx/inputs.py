@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from tract_fx import compat
 from tract_fx.compat import is_static_input, source_name
 from tract_fx.passes.joint_graph import GraphInput, Role
 from tract_fx.passes.naming import Naming, root_variable
@@ -33,7 +34,12 @@ def classify(gm: torch.fx.GraphModule, example_inputs: Sequence[Any], naming: Na
         return Role.PARAMETER if found is Role.DATA and trains and placeholder in weights else found
 
     return tuple(
-        GraphInput(_name(placeholder, naming), role(placeholder, example), placeholder in differentiated)
+        GraphInput(
+            _name(placeholder, naming),
+            role(placeholder, example),
+            placeholder in differentiated,
+            compat.distributed_parts(example),
+        )
         for placeholder, example in zip(placeholders, example_inputs, strict=True)
     )
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from support.oracle import squared
-from tests.distributed.processes import process_group
 from torch import Tensor, distributed, nn
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_module, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
+from tests.distributed.processes import process_group
 from tract_fx import TractWarning, tract_backend
 
 
@@ -32,7 +32,8 @@ def model_and_data() -> tuple[Perceptron, Tensor]:
 
 PLANS = {
     "outputs": {"stem": ColwiseParallel, "head": RowwiseParallel},
-    "inputs": {"stem": RowwiseParallel},
+    "data": {},
+    "inputs": {"stem": lambda: RowwiseParallel(input_layouts=Replicate())},
 }
 
 
@@ -43,6 +44,9 @@ def tensor_parallel(rank: int, size: int, port: int, plan: str, inner: str, on_u
         mesh = distributed.init_device_mesh("cpu", (size,))
         model, x = model_and_data()
         parallelize_module(model, mesh, {name: style() for name, style in PLANS[plan].items()})
+        if plan == "data":
+            distribute_module(model, mesh)
+            x = distribute_tensor(x, mesh, [Shard(0)])
         backend = tract_backend(inner=inner, on_unsupported=on_unsupported)
         found: dict[str, Any] = {"error": "", "gradients": {}}
         try:

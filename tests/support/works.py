@@ -64,7 +64,14 @@ FEATURES = {
         "many processes",
         "DDP, `no_sync`, ZeRO, FSDP2, HSDP: gradients are those of one process with the whole batch",
     ),
-    "disagreement": ("many processes", "Processes that do not do the same: an error that names the ranks, never a hang"),
+    "tensor parallel": (
+        "many processes",
+        "A first layer sharded over its outputs (`ColwiseParallel`); other shardings of it are an error",
+    ),
+    "disagreement": (
+        "many processes",
+        "Processes that do not do the same: an error that names the ranks, never a hang",
+    ),
     "random": ("random networks", "Generated networks against the reference: `python -m tests.fuzz`"),
 }
 
