@@ -153,3 +153,14 @@ def test_without_the_argument_each_process_has_a_covariance_of_its_own(two: Proc
         (message,) = result["warnings"]
         assert "There are 2 processes, and each uses the covariance of its own part" in message
         assert 'process_group="ddp"' in message
+
+
+@works("skipped")
+def test_a_first_layer_that_is_a_unit_of_its_own(two: Processes) -> None:
+    """No process compiles it, and none waits for another; it trains plain, and each says so."""
+    case = Case("fsdp own unit")
+    for result in two.run(train, case):
+        (message,) = result["warnings"]
+        assert "TrAct is not applied" in message
+        assert "stem.weight" in message
+        assert result["matches"] == ()

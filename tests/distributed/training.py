@@ -199,6 +199,13 @@ def fsdp_stem(model: nn.Module, compiled: Callable[[nn.Module], Any]) -> Engine:
     return Engine(compiled(model), model)
 
 
+def fsdp_own_unit(model: nn.Module, compiled: Callable[[nn.Module], Any]) -> Engine:
+    """The layer is torch.nn's own, and so is its frame, which Dynamo skips."""
+    fully_shard(model.stem, mesh=_mesh())
+    fully_shard(model, mesh=_mesh())
+    return Engine(compiled(model), model)
+
+
 def hsdp(model: nn.Module, compiled: Callable[[nn.Module], Any]) -> Engine:
     """Two replicas of two shards."""
     size = distributed.get_world_size()
@@ -218,6 +225,7 @@ ENGINES = {
     "ddp zero": ddp_zero,
     "fsdp root": fsdp_root,
     "fsdp stem": fsdp_stem,
+    "fsdp own unit": fsdp_own_unit,
     "hsdp": hsdp,
 }
 
