@@ -92,6 +92,8 @@ def refuse(groups: Iterable[Group], names: Iterable[str], reason: str) -> None:
         reason: why.
     """
     for group in groups:
+        if is_simulated(group.name):
+            continue
         _board(group.name).refuse({"names": sorted(names), "reason": reason})
 
 
