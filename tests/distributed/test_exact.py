@@ -155,7 +155,6 @@ def test_without_the_argument_each_process_has_a_covariance_of_its_own(two: Proc
         assert 'process_group="ddp"' in message
 
 
-@works("skipped")
 def test_a_first_layer_that_is_a_unit_of_its_own(two: Processes) -> None:
     """No process compiles it, and none waits for another; it trains plain, and each says so."""
     case = Case("fsdp own unit")
