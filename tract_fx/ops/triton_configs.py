@@ -56,7 +56,8 @@ def candidates(arguments: Mapping[str, Any], capability: int) -> list[TileConfig
     # To find a pixel of such a patch takes divisions, and registers for what they leave.
     uneven = reshaped and any(size & (size - 1) for size in kernel)
     if width == 16:
-        return [TileConfig(16, 2), TileConfig(16, 1), TileConfig(16, 2, 4)]
+        one_warp = [] if products == "float32" else [TileConfig(16, 1)]  # Triton 3.6 runs out of its registers
+        return [TileConfig(16, 2), *one_warp, TileConfig(16, 2, 4)]
     if products != "float32":
         return _wide_products(width)
     if width == 32:
