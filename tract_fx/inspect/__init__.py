@@ -1,0 +1,1 @@
+"""What the pass did to a model, what it costs, and a page to see it on."""
