@@ -21,6 +21,7 @@ from torch.fx import Graph, GraphModule, Node
 from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
+import tract_fx.ops.gram  # noqa: F401  (registers the operator)
 from tract_fx.inspect.symbols import expression, hints_of, substitute
 
 __all__ = ["cholesky_flops", "gram_flops", "step_flops", "triangular_flops"]
