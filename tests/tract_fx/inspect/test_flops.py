@@ -216,9 +216,12 @@ def test_the_rewritten_graph_has_the_operations_that_its_cost_says(name: str) ->
 
 def test_of_two_branches_the_dearer_one_counts() -> None:
     """Which one is run is known at run time only."""
-
-    def branches(x: torch.Tensor, weight: torch.Tensor, wide: torch.Tensor) -> torch.Tensor:
-        return torch.cond(wide.any(), lambda x, w: x @ w, lambda x, w: (x @ w) @ w.mT @ w, (x, weight))
-
-    graph = make_fx(branches, tracing_mode="fake")(torch.randn(3, 6), torch.randn(6, 4), torch.ones(2)).graph
-    assert step_flops(graph) == 3 * (2 * 3 * 6 * 4)
+    operands = torch.randn(3, 6), torch.randn(6, 4)
+    root = nn.Module()
+    root.plain = make_fx(lambda x, w: x @ w, tracing_mode="fake")(*operands)
+    root.thrice = make_fx(lambda x, w: x @ w @ w.mT @ w, tracing_mode="fake")(*operands)
+    graph = torch.fx.Graph(root)
+    chosen, x, w = map(graph.placeholder, ("chosen", "x", "w"))
+    branches = graph.get_attr("plain"), graph.get_attr("thrice")
+    graph.output(graph.call_function(torch.ops.higher_order.cond, (chosen, *branches, (x, w))))
+    assert step_flops(torch.fx.GraphModule(root, graph).graph) == 3 * (2 * 3 * 6 * 4)
