@@ -10,11 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tract_fx.backend import TractBackend, tract_backend
-    from tract_fx.errors import OptionError, TractError, TractWarning, UnknownLayerError, UnsupportedLayerError
+    from tract_fx.errors import (
+        CaptureError,
+        OptionError,
+        TractError,
+        TractWarning,
+        UnknownLayerError,
+        UnsupportedLayerError,
+    )
+    from tract_fx.inspect import Explanation, explain
     from tract_fx.options import TractOptions
     from tract_fx.records import LayerMatch, LayerRejection
 
 __all__ = [
+    "CaptureError",
+    "Explanation",
     "LayerMatch",
     "LayerRejection",
     "OptionError",
@@ -24,6 +34,7 @@ __all__ = [
     "TractWarning",
     "UnknownLayerError",
     "UnsupportedLayerError",
+    "explain",
     "tract_backend",
 ]
 
@@ -35,7 +46,15 @@ if not (_here / "passes").is_dir() and (_here.parent / "passes").is_dir():
 
 _HOME = {
     "backend": ("TractBackend", "tract_backend"),
-    "errors": ("OptionError", "TractError", "TractWarning", "UnknownLayerError", "UnsupportedLayerError"),
+    "errors": (
+        "CaptureError",
+        "OptionError",
+        "TractError",
+        "TractWarning",
+        "UnknownLayerError",
+        "UnsupportedLayerError",
+    ),
+    "inspect": ("Explanation", "explain"),
     "options": ("TractOptions",),
     "records": ("LayerMatch", "LayerRejection"),
 }
