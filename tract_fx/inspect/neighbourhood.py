@@ -306,7 +306,7 @@ class _Drawing:
             case ("backward",):
                 caption, value = "G, the plain weight gradient", value_of(self.gradient)
                 if self.after and self._is_unused():
-                    status, caption = "unused", "the plain weight gradient, not used"
+                    status, caption = "unused", "G, no longer used"
             case (str(name), int()):
                 caption = _CAPTIONS[name, self.form]
                 value = value_of(nodes[1]) if name == "factor" and len(nodes) > 1 else value

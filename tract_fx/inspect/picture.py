@@ -172,7 +172,7 @@ def _hint(box: Box) -> Markup:
     words = {
         "added": "added by the pass",
         "removed": "removed by the pass",
-        "unused": "computed for nothing",
+        "unused": "no longer used",
         "same": "",
     }
     lines = [box.title, box.caption, box.value, words[box.status], ", ".join(box.nodes)]
