@@ -19,6 +19,7 @@ from tract_fx.inspect.nodes import LayerNodes
 from tract_fx.inspect.words import describe_layer, in_short, outcome, refusal
 from tract_fx.options import DEFAULT_LAM, TractOptions
 from tract_fx.passes.first_layer import Match, RejectionKind
+from tract_fx.passes.naming import Naming
 from tract_fx.records import LayerMatch, LayerRejection
 
 __all__ = ["ExplainedGraph", "ExplainedLayer", "Explanation", "explain"]
@@ -101,6 +102,7 @@ class ExplainedGraph:
         break_reason: why Dynamo ended it before its function returned, in Dynamo's words; None where it did not.
         graph_before: as AOTAutograd made it.
         graph_after: as the pass leaves it to Inductor.
+        naming: how its layers are called.
     """
 
     number: int
@@ -109,6 +111,7 @@ class ExplainedGraph:
     break_reason: str | None
     graph_before: GraphModule
     graph_after: GraphModule
+    naming: Naming
 
     @classmethod
     def of(cls, number: int, graph: CapturedGraph) -> ExplainedGraph:
@@ -117,7 +120,7 @@ class ExplainedGraph:
             ExplainedLayer(match, **described)
             for match, described in zip(graph.record.matches, graph.described, strict=True)
         )
-        return cls(number, layers, graph.record.rejections, graph.break_reason, graph.before, graph.after)
+        return cls(number, layers, graph.record.rejections, graph.break_reason, graph.before, graph.after, graph.naming)
 
     @property
     def matches(self) -> tuple[LayerMatch, ...]:

@@ -51,9 +51,9 @@ class Block:
     folded: bool = False
 
 
-def compare(before: Graph, after: Graph) -> list[Block]:
-    """The listing of both graphs."""
-    old, new = list(_lines(before)), list(_lines(after))
+def compare(before: Graph, after: Graph, naming: Naming) -> list[Block]:
+    """The listing of both graphs, modules called by ``naming``."""
+    old, new = list(_lines(before, naming)), list(_lines(after, naming))
     matcher = difflib.SequenceMatcher(None, [text for text, _, _ in old], [text for text, _, _ in new], autojunk=False)
     blocks: list[Block] = []
     opcodes = matcher.get_opcodes()
@@ -86,12 +86,12 @@ def _folded(lines: tuple[Line, ...], *, first: bool, last: bool) -> Iterator[Blo
     yield from (Block(part) for part in (lines[tail:],) if part)
 
 
-def _lines(graph: Graph) -> Iterator[tuple[str, Markup, str]]:
+def _lines(graph: Graph, naming: Naming) -> Iterator[tuple[str, Markup, str]]:
     """Text, HTML and region of every line: one for each node, and one wherever another module begins."""
     module = ""
     for node in graph.nodes:
         region = "" if node.op == "output" else "backward" if is_backward(node) else "forward"
-        if node.op == "call_function" and (here := _module(node)) != module:
+        if node.op == "call_function" and (here := _module(node, naming)) != module:
             module = here
             yield from _comment(f"# {here or 'outside of any module'}", region)
         tokens = list(_tokens(node))
@@ -102,14 +102,14 @@ def _comment(text: str, region: str) -> Iterator[tuple[str, Markup, str]]:
     yield text, _html([("c", text)]), region
 
 
-def _module(node: Node) -> str:
+def _module(node: Node, naming: Naming) -> str:
     """The module that a node is of, or that it differentiates: ``layer1.0.conv1 (Conv2d)``."""
     stack = node.meta.get("nn_module_stack") or node.meta.get("fwd_nn_module_stack") or {}
     if not stack:
         return ""
     path, kind = list(stack.values())[-1][:2]
     name = getattr(kind, "__name__", str(kind).rpartition(".")[2])
-    return f"{Naming().of_source(path) or 'the model'} ({name})" + (", backward" if is_backward(node) else "")
+    return f"{naming.of_source(path) or 'the model'} ({name})" + (", backward" if is_backward(node) else "")
 
 
 def _tokens(node: Node) -> Iterator[Token]:

@@ -250,7 +250,7 @@ class _Graph:
 
     @property
     def listing(self) -> list[Block]:
-        return compare(self.graph.graph_before.graph, self.graph.graph_after.graph)
+        return compare(self.graph.graph_before.graph, self.graph.graph_after.graph, self.graph.naming)
 
 
 class _Page:

@@ -17,7 +17,7 @@ def text_of(code: str) -> str:
 
 def listings(name: str) -> list[tuple[ExplainedGraph, list[Block]]]:
     graphs = explained(name).graphs
-    return [(graph, compare(graph.graph_before.graph, graph.graph_after.graph)) for graph in graphs]
+    return [(graph, compare(graph.graph_before.graph, graph.graph_after.graph, graph.naming)) for graph in graphs]
 
 
 @pytest.mark.parametrize("name", REWRITTEN)
@@ -39,14 +39,10 @@ def test_each_side_is_complete_and_in_order(name: str) -> None:
 def test_marked_are_added_and_removed_nodes_and_those_with_other_arguments(name: str) -> None:
     for graph, blocks in listings(name):
         lines = [line for block in blocks for line in block.lines]
-        marked = {
-            change: {
-                text_of(line.code).partition(":")[0]
-                for line in lines
-                if line.change == change and not line.code.startswith('<span class="c"')
-            }
-            for change in ("added", "removed")
-        }
+        marked: dict[str, set[str]] = {"added": set(), "removed": set(), "same": set()}
+        for line in lines:
+            if not line.code.startswith('<span class="c"'):  # a comment
+                marked[line.change].add(text_of(line.code).partition(":")[0])
         assert set(graph.added) <= marked["added"]
         assert set(graph.removed) <= marked["removed"]
         arguments = {node.name: str(node.args) for node in graph.graph_before.graph.nodes if node.op != "output"}

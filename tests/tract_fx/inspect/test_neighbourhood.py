@@ -70,11 +70,8 @@ def test_one_result_which_is_reached_from_the_data(name: str, after: bool) -> No
         box = drawn.boxes["result"]
         assert (box.title, box.backward) == (layer.match.weight, True)
         data = next(key for key, item in drawn.boxes.items() if layer.nodes.input in item.nodes)
-        way = next(
-            key
-            for key, item in drawn.boxes.items()
-            if item.title.startswith("tract_fx.patch_gram" if after else layer_operator(layer))
-        )
+        through = "tract_fx.patch_gram" if after else layer_operator(layer)
+        way = next(key for key, item in drawn.boxes.items() if item.title.startswith(through))
         assert way in reached(drawn, data)
         assert "result" in reached(drawn, way)
 
@@ -94,10 +91,8 @@ def reached(drawn: Neighbourhood, start: str) -> set[str]:
 def test_the_closed_form_reads_like_the_paper() -> None:
     ((_, _, _, drawn),) = sides("primal", after=True)
     added = [(box.title, box.value) for box in boxes_with(drawn, "added")]
-    titles = [title for title, _ in added]
-    assert [title for title in titles if title in ("tract_fx.patch_gram", "÷ rows, + λI", "linalg_cholesky_ex", "cholesky_solve", "where")] == [
-        "tract_fx.patch_gram", "÷ rows, + λI", "linalg_cholesky_ex", "cholesky_solve", "where",
-    ]  # fmt: skip
+    steps = ["tract_fx.patch_gram", "÷ rows, + λI", "linalg_cholesky_ex", "cholesky_solve", "where"]
+    assert [title for title, _ in added if title in steps] == steps
     assert dict(added)["linalg_cholesky_ex"] == "f64[1, 27, 27]"
     assert boxes_with(drawn, "removed") == boxes_with(drawn, "unused") == []
 
