@@ -19,14 +19,11 @@ class _Printer(StrPrinter):
     """Floors as brackets, whichever class they are of."""
 
     def _print(self, expr: Any, **arguments: Any) -> str:
-        if _is_quotient(expr):  # it prints itself, with more brackets than it takes
+        # torch's class prints itself, with more brackets than it takes.
+        if type(expr).__name__ in ("FloorDiv", "CleanDiv"):
             base, divisor = (self.parenthesize(argument, PRECEDENCE["Mul"]) for argument in expr.args)
             return f"⌊{base}/{divisor}⌋"
         return super()._print(expr, **arguments)
-
-    def parenthesize(self, item: sympy.Expr, level: int, strict: bool = False) -> str:
-        """As sympy does, but for what has brackets of its own."""
-        return self._print(item) if _is_quotient(item) else super().parenthesize(item, level, strict)
 
     def _print_floor(self, expr: sympy.Expr) -> str:
         return f"⌊{self._print(expr.args[0])}⌋"
@@ -40,12 +37,7 @@ class _Printer(StrPrinter):
 
 def formula(expr: sympy.Expr) -> Markup:
     """HTML, with raised powers, dots between factors and digits in groups of three."""
-    text = str(escape(_Printer().doprint(expr)))
+    text = re.sub(r"(?<!\w)\((⌊[^⌊⌋]*⌋)\)", r"\1", str(escape(_Printer().doprint(expr))))
     text = re.sub(r"\*\*(\d+)", r"<sup>\1</sup>", text)
     text = re.sub(r"(?<![\w.])\d{5,}", lambda found: f"{int(found[0]):,}".replace(",", THIN_SPACE), text)
     return Markup(text.replace("*", "·"))
-
-
-def _is_quotient(expr: Any) -> bool:
-    """Whether it is a quotient of torch's own that is rounded down."""
-    return type(expr).__name__ in ("FloorDiv", "CleanDiv")

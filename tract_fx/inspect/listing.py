@@ -11,7 +11,7 @@ import torch
 from markupsafe import Markup, escape
 from torch.fx import Graph, Node
 
-from tract_fx.inspect.neighbourhood import value_of
+from tract_fx.inspect.captions import value_of
 from tract_fx.passes.joint_graph import is_backward
 from tract_fx.passes.naming import Naming
 

@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from typing import Literal
 
 import torch
 from torch.fx import Graph, Node
 
+from tract_fx.inspect.captions import CAPTIONS, counted, meaning_of, title_of, value_of
 from tract_fx.inspect.nodes import LayerNodes
+from tract_fx.inspect.walks import ancestors, connected, in_order, reached
 from tract_fx.passes.joint_graph import is_backward, target_of
 
-__all__ = ["Box", "Neighbourhood", "neighbourhood", "value_of"]
+__all__ = ["Box", "Neighbourhood", "neighbourhood"]
 
 Status = Literal["same", "added", "removed", "unused"]
 
@@ -32,20 +34,6 @@ _LANDMARKS = {
     "bmm": "product",
     "mm": "product",
 }
-_CAPTIONS = {
-    ("gram", "primal"): "XᵀX of all patches",
-    ("gram", "dual"): "XXᵀ of all rows",
-    ("factor", "primal"): "C + λI = LLᵀ",
-    ("factor", "dual"): "XXᵀ / r + λI = LLᵀ",
-    ("solve", "primal"): "(C + λI)⁻¹ Gᵀ",
-    ("solve", "dual"): "(XXᵀ / r + λI)⁻¹ dZ",
-    ("choose", "primal"): "plain, should the factor fail",
-    ("choose", "dual"): "plain, should the factor fail",
-    ("product", "dual"): "times X",
-    ("product", "primal"): "",
-}
-# Of an operator that is a layer, the name stands for the nodes around it.
-_MAIN = ("convolution", "convolution_backward", "mm", "addmm", "bmm", "baddbmm")
 # Sources drawn one by one; more are counted.
 _MOST_SOURCES = 2
 
@@ -99,31 +87,6 @@ def neighbourhood(
     return _Drawing(graph, layer, weight, form, known, after).result()
 
 
-def value_of(node: Node) -> str:
-    """Shape and dtype as PyTorch abbreviates them, ``f32[64, 3, 7, 7]``; of several the first."""
-    value = node.meta.get("val")
-    if isinstance(value, (tuple, list)):
-        value = next((item for item in value if isinstance(item, torch.Tensor)), None)
-    if not isinstance(value, torch.Tensor):
-        return "" if value is None else f"{type(value).__name__} {value}"
-    return f"{_abbreviated(value.dtype)}[{', '.join(map(str, value.shape))}]"
-
-
-def _abbreviated(dtype: torch.dtype) -> str:
-    name = str(dtype).removeprefix("torch.")
-    for long, short in (
-        ("bfloat", "bf"),
-        ("float", "f"),
-        ("complex", "c"),
-        ("uint", "u"),
-        ("int", "i"),
-        ("bool", "b8"),
-    ):
-        if name.startswith(long):
-            return short + name.removeprefix(long)
-    return name
-
-
 class _Drawing:
     def __init__(
         self, graph: Graph, layer: LayerNodes, weight: str, form: str, known: Collection[str], after: bool
@@ -155,11 +118,10 @@ class _Drawing:
 
     def _operand(self, node: Node, role: str) -> None:
         """What an operand is made from: inputs of the graph one by one, if they are few, and everything between."""
-        ancestors = _ancestors([node], lambda item: not is_backward(item))
-        sources = [
-            item for item in self.graph.nodes if item in ancestors and item.op == "placeholder" and _is_tensor(item)
-        ]
-        inner = [item for item in self.graph.nodes if item in ancestors and item.op != "placeholder"]
+        found = ancestors([node], lambda item: not is_backward(item))
+        made = [item for item in self.graph.nodes if item in found]
+        sources = [item for item in made if item.op == "placeholder" and _is_tensor(item)]
+        inner = [item for item in made if item.op != "placeholder"]
         if len(sources) <= _MOST_SOURCES:
             for source in sources:
                 self._assign([source], (role, source.name))
@@ -168,7 +130,7 @@ class _Drawing:
     def _between(self, starts: tuple[Node, ...], end: Node, key: Key) -> None:
         """Nodes on the ways from some nodes to another one."""
         stop = set(starts)
-        before = _ancestors([end], lambda item: item not in stop)
+        before = ancestors([end], lambda item: item not in stop)
         reached: set[Node] = set(stop)
         for node in self.graph.nodes:
             if node in before and node not in stop and not reached.isdisjoint(node.all_input_nodes):
@@ -203,7 +165,7 @@ class _Drawing:
         new = {node for node in self.graph.nodes if node.name not in self.known}
         dual: set[Node] = set()
         while new:
-            part = _connected(next(iter(new)), new)
+            part = connected(next(iter(new)), new)
             new -= part
             sources = {item for node in part for item in node.all_input_nodes}
             if self.gradient in sources:
@@ -227,8 +189,8 @@ class _Drawing:
     def _tail(self) -> None:
         """From the weight gradient to that of the parameter."""
         starts = [self.gradient, *(node for node in self.group_of if self._status(node) == "added")]
-        leads = _ancestors(self.output.all_input_nodes, lambda item: True)
-        for node in _reached(starts, [item for item in self.graph.nodes if item is not self.output]):
+        leads = ancestors(self.output.all_input_nodes, lambda item: True)
+        for node in reached(starts, [item for item in self.graph.nodes if item is not self.output]):
             if node in leads and node not in self.group_of:
                 self._assign([node], ("tail", self._status(node)))
 
@@ -256,7 +218,7 @@ class _Drawing:
             value = value_of(results[0])
             boxes["result"] = Box(self.weight, "its gradient", value, backward=True, kind="result")
             edges.update(dict.fromkeys((names[self.group_of[node]], "result") for node in results))
-        return Neighbourhood(_in_order(boxes, edges), tuple(edges))
+        return Neighbourhood(in_order(boxes, edges), tuple(edges))
 
     def _is_result(self, node: Node) -> bool:
         key = self.group_of.get(node)
@@ -277,11 +239,11 @@ class _Drawing:
             for node in self.graph.nodes
         )
         if any(user not in self.group_of and not is_backward(user) for user in self.call.users):
-            boxes["forward rest"] = Box("rest of the forward pass", _counted(forward), kind="rest")
+            boxes["forward rest"] = Box("rest of the forward pass", counted(forward), kind="rest")
             edges[names["call",], "forward rest"] = None
         if self.tangent.op != "placeholder":
             boxes["backward rest"] = Box(
-                "rest of the backward pass", _counted(others - forward), backward=True, kind="rest"
+                "rest of the backward pass", counted(others - forward), backward=True, kind="rest"
             )
             edges["backward rest", names["tangent",]] = None
             if "forward rest" in boxes:
@@ -293,7 +255,7 @@ class _Drawing:
         last = next((node for node in reversed(real) if _is_tensor(node)), real[-1])
         statuses = {self._status(node) for node in nodes}
         status: Status = statuses.pop() if len(statuses) == 1 else "same"
-        value, backward, caption, title = value_of(last), is_backward(last), "", _title(real)
+        value, backward, caption, title = value_of(last), is_backward(last), "", title_of(real)
         match key:
             case ("data" | "weight" as role, _):
                 caption = self._operand_caption(role, last)
@@ -308,15 +270,13 @@ class _Drawing:
                 if self.after and self._is_unused():
                     status, caption = "unused", "G, no longer used"
             case (str(name), int()):
-                caption = _CAPTIONS[name, self.form]
+                caption = CAPTIONS[name, self.form]
                 value = value_of(nodes[1]) if name == "factor" and len(nodes) > 1 else value
                 if len(real) > 1:
                     title = f"{target_of(real[-1])}, {len(real)} times"
             case ("added", before, behind):
-                title, caption = _meaning({item[0] for item in before}, {item[0] for item in behind}, self.form) or (
-                    title,
-                    "",
-                )
+                names_before, names_behind = ({item[0] for item in keys} for keys in (before, behind))
+                title, caption = meaning_of(names_before, names_behind, self.form) or (title, "")
             case ("tail", _):
                 caption = "on the way to the parameter"
         kind = "input" if last.op == "placeholder" else "chain" if len(real) > 1 else "node"
@@ -332,87 +292,6 @@ class _Drawing:
         return sum(key[0] == "weight" and item.op == "placeholder" for item, key in self.group_of.items()) == 1
 
 
-def _title(nodes: list[Node]) -> str:
-    """The operator that matters, with the number of others around it."""
-    main = [node for node in nodes if node.op == "call_function" and target_of(node) in _MAIN]
-    if len(nodes) == 1:
-        return nodes[0].name if nodes[0].op != "call_function" else target_of(nodes[0])
-    if len(main) == 1:
-        return target_of(main[0])
-    operators = list(
-        dict.fromkeys(target_of(node).removeprefix("prims.") for node in nodes if node.op == "call_function")
-    )
-    return ", ".join(operators[:2]) + (", …" if len(operators) > 2 else "")
-
-
-def _meaning(before: set[object], behind: set[object], form: str) -> tuple[str, str] | None:
-    """Title and caption of added nodes between landmarks."""
-    matrix = "C" if form == "primal" else "XXᵀ / r"
-    if "gram" in behind:
-        return "rows of the layer", "X"
-    if "factor" in behind:
-        return "÷ rows, + λI", f"{matrix} + λI"
-    if "factor" in before and "solve" not in before:
-        return "info = 0", "did the factorisation succeed?"
-    if "choose" in behind and ("product" if form == "dual" else "solve") in before:
-        return "new gradient", "G′"
-    if "solve" in before and "product" in behind:
-        return "coefficients", "of every row"
-    if "choose" in before:
-        return "shape, dtype", "those of the plain gradient"
-    if "solve" in behind:
-        return "in float64", "the right-hand side"
-    if "product" in behind:
-        return "in float64", "X"
-    return None
-
-
-def _in_order(boxes: dict[str, Box], edges: Iterable[tuple[str, str]]) -> dict[str, Box]:
-    """Boxes so that edges lead forward."""
-    waiting = {name: {source for source, target in edges if target == name} for name in boxes}
-    ordered: dict[str, Box] = {}
-    while waiting:
-        # Groups of nodes might depend on each other; one of them then goes first.
-        ready = next((name for name, needs in waiting.items() if needs <= ordered.keys()), next(iter(waiting)))
-        ordered[ready] = boxes[ready]
-        del waiting[ready]
-    return ordered
-
-
-def _ancestors(nodes: Iterable[Node], enter: Callable[[Node], bool]) -> set[Node]:
-    """The nodes and everything that they are computed from, as far as ``enter`` lets through."""
-    found: set[Node] = set()
-    pending = list(nodes)
-    while pending:
-        node = pending.pop()
-        if node not in found and enter(node):
-            found.add(node)
-            pending.extend(node.all_input_nodes)
-    return found
-
-
-def _connected(start: Node, among: set[Node]) -> set[Node]:
-    """Nodes that hang together with one of them."""
-    found: set[Node] = set()
-    pending = [start]
-    while pending:
-        node = pending.pop()
-        if node in among and node not in found:
-            found.add(node)
-            pending.extend((*node.all_input_nodes, *node.users))
-    return found
-
-
-def _reached(starts: Iterable[Node], among: Iterable[Node]) -> list[Node]:
-    """Nodes, in the order of the graph, that something is computed from that starts there."""
-    seen, found = set(starts), []
-    for node in among:
-        if not seen.isdisjoint(node.all_input_nodes):
-            seen.add(node)
-            found.append(node)
-    return found
-
-
 def _one(landmark: dict[Node, Key], node: Node) -> frozenset[Key]:
     return frozenset([landmark[node]]) if node in landmark else frozenset()
 
@@ -420,7 +299,3 @@ def _one(landmark: dict[Node, Key], node: Node) -> frozenset[Key]:
 def _is_tensor(node: Node) -> bool:
     value = node.meta.get("val")
     return any(isinstance(item, torch.Tensor) for item in (value if isinstance(value, (tuple, list)) else (value,)))
-
-
-def _counted(number: int) -> str:
-    return f"{number:,} nodes" if number != 1 else "1 node"

@@ -180,6 +180,11 @@ class _Cost:
         return [_Bar(name, human(size, "FLOP"), 100 * float(size) / most, kind) for name, size, kind in sizes]
 
     @property
+    def any_image(self) -> bool:
+        """Whether the bound of the memory knows no size of an image, which makes it much looser."""
+        return bool(self.cost.covariance.memory.free_symbols - {self.cost.batch})
+
+    @property
     def replaced(self) -> _Quantity:
         return _quantity(self.numbers.replaced, "FLOP")
 

@@ -73,30 +73,29 @@ class _Canvas:
 
     def svg(self, title: str) -> Markup:
         height = self.top(self.ranks - 1) + HEIGHT + MARGIN
-        parts = [*self._bands(), *self._edges(), *self._boxes()]
+        parts = [*self._bands(), *self._edges(), *self._band_names(), *self._boxes()]
         head = Markup(
             '<svg class="picture" viewBox="{} 0 {} {}" style="max-width:{}px" role="img" aria-label="{}">'
         ).format(_number(self.left), _number(self.width), _number(height), _number(self.width * 1.12), title)
         return head + Markup("\n").join(parts) + Markup("</svg>")
 
+    def _spans(self) -> Iterator[tuple[str, int, int]]:
+        """Name, first rank and end of the bands that have boxes."""
+        bands = ("forward", 0, self.border), ("backward", self.border, self.ranks)
+        return (band for band in bands if band[1] < band[2])
+
     def _bands(self) -> Iterator[Markup]:
-        bands = [("forward", 0, self.border), ("backward", self.border, self.ranks)]
-        for name, first, end in bands:
-            if first < end:
-                top = self.top(first) - HEADING
-                height = self.top(end - 1) + HEIGHT + MARGIN - top - (4 if name == "forward" else 0)
-                yield Markup(
-                    '<rect class="band {name}" x="{x}" y="{y}" width="{w}" height="{h}" rx="10"/>'
-                    '<text class="band-name" x="{tx}" y="{ty}">{name} pass</text>'
-                ).format(
-                    name=name,
-                    x=_number(self.left + 1),
-                    y=_number(top + 1),
-                    w=_number(self.width - 2),
-                    h=_number(height - 2),
-                    tx=_number(self.left + 14),
-                    ty=_number(top + 21),
-                )
+        for name, first, end in self._spans():
+            top = self.top(first) - HEADING
+            height = self.top(end - 1) + HEIGHT + MARGIN - top - (4 if name == "forward" else 0)
+            sizes = map(_number, (self.left + 1, top + 1, self.width - 2, height - 2))
+            yield Markup('<rect class="band {}" x="{}" y="{}" width="{}" height="{}" rx="10"/>').format(name, *sizes)
+
+    def _band_names(self) -> Iterator[Markup]:
+        """Above the edges, which may run below them."""
+        for name, first, _ in self._spans():
+            at = _number(self.left + 14), _number(self.top(first) - HEADING + 21)
+            yield Markup('<text class="band-name {0}" x="{1}" y="{2}">{0} pass</text>').format(name, *at)
 
     def _edges(self) -> Iterator[Markup]:
         for (source, target), xs in self.layout.edges.items():

@@ -7,8 +7,9 @@ from support.explained import REWRITTEN, explained
 from torch.fx import Graph
 from tract_fx.passes.joint_graph import is_backward
 
+from tract_fx.inspect.captions import value_of
 from tract_fx.inspect.explanation import ExplainedGraph, ExplainedLayer
-from tract_fx.inspect.neighbourhood import Box, Neighbourhood, neighbourhood, value_of
+from tract_fx.inspect.neighbourhood import Box, Neighbourhood, neighbourhood
 from tract_fx.inspect.picture import draw
 
 SIDES = [False, True]
