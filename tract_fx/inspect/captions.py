@@ -29,7 +29,7 @@ _MAIN = ("convolution", "convolution_backward", "mm", "addmm", "bmm", "baddbmm")
 
 
 def title_of(nodes: list[Node]) -> str:
-    """The operator that matters, with the number of others around it."""
+    """The operator that matters; where there is none, the first two."""
     main = [node for node in nodes if node.op == "call_function" and target_of(node) in _MAIN]
     if len(nodes) == 1:
         return nodes[0].name if nodes[0].op != "call_function" else target_of(nodes[0])
