@@ -63,6 +63,28 @@ class Narrow(nn.Module):
             return torch.tanh(self.stem(x))
 
 
+class Twice(nn.Module):
+    """One layer, called on two inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(self.stem(x)).sum() + torch.relu(self.stem(y)).sum()
+
+
+class Batched(nn.Module):
+    """A weight for each entry of a batch, and fewer rows than features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(2, 6, 4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(torch.einsum("bgi,gio->bgo", x, self.weight))
+
+
 def stem(*args: int, **kwargs: int) -> nn.Module:
     return nn.Sequential(nn.Conv2d(*args, **kwargs), nn.BatchNorm2d(args[1]), nn.Tanh())
 
@@ -90,6 +112,10 @@ def explained(name: str) -> Explanation:
             return explain(Narrow(), torch.randn(IMAGES))
         case "dynamic":
             return explain(stem(3, 4, 3, stride=2), torch.randn(5, 3, 12, 10), dynamic=True)
+        case "twice":
+            return explain(Twice(), torch.randn(IMAGES), torch.randn(5, 3, 9, 8))
+        case "batched":
+            return explain(Batched(), torch.randn(3, 2, 6))
         case "rejected":
             return explain(nn.Sequential(nn.ConvTranspose2d(3, 4, 3), nn.Tanh()), torch.randn(IMAGES))
         case "no first layer":
@@ -101,5 +127,6 @@ def explained(name: str) -> Explanation:
 
 REWRITTEN = (
     "primal", "groups", "dual", "dual groups", "breaks", "stems", "weight from a parameter", "autocast", "dynamic",
+    "twice", "batched",
 )  # fmt: skip
 EXPLAINED = (*REWRITTEN, "rejected", "no first layer", "skipped")

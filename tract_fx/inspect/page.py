@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from html import escape
 from importlib import resources
 from typing import TYPE_CHECKING, Any
@@ -202,6 +203,7 @@ class _Layer:
         self.layer, self.graph, self.match = layer, graph, layer.match
         self.name = layer.match.layer or layer.match.weight
         self.cost = _Cost(layer.cost)
+        self.tab = self.name
 
     @functools.cached_property
     def pictures(self) -> list[tuple[str, Picture]]:
@@ -237,10 +239,18 @@ class _Layer:
         ]
 
 
+def _name_of(layer: _Layer) -> str:
+    return layer.name
+
+
 class _Graph:
     def __init__(self, graph: ExplainedGraph) -> None:
         self.graph, self.number = graph, graph.number
         self.layers = [_Layer(layer, graph) for layer in graph.layers]
+        for name, call in itertools.groupby(sorted(self.layers, key=_name_of), _name_of):
+            calls = list(call)
+            for number, layer in enumerate(calls, start=1):
+                layer.tab = f"{name}, call {number}" if len(calls) > 1 else name
         self.findings = [_Finding(item) for item in graph.rejections]
         self.nodes = len(graph.graph_before.graph.nodes)
         self.reason = in_short(graph.break_reason) if graph.break_reason else ""

@@ -78,7 +78,7 @@ def test_one_result_which_is_reached_from_the_data(name: str, after: bool) -> No
 
 
 def layer_operator(layer: ExplainedLayer) -> str:
-    return "convolution_backward" if layer.match.op == "convolution" else "mm"
+    return {"convolution": "convolution_backward", "bmm": "bmm"}.get(layer.match.op, "mm")
 
 
 def reached(drawn: Neighbourhood, start: str) -> set[str]:

@@ -110,6 +110,12 @@ def test_each_layer_has_two_pictures_and_its_cost(name: str) -> None:
             assert f"{int(work.memory):,} B" in titles
 
 
+def test_calls_of_one_layer_are_told_apart() -> None:
+    page = Page(render_html(explained("twice")))
+    assert page.values("data-tab") == ["stem, call 1", "stem, call 2"]
+    assert page.words.count("Everything else stays as it is.") == 1
+
+
 def test_formulas_are_shown_where_sizes_are_symbols() -> None:
     explanation = explained("dynamic")
     cost = explanation.layers[0].cost
