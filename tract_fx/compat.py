@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
+import sympy
 import torch
 from torch._dynamo.source import ConstantSource
 from torch._functorch import eager_transforms
@@ -63,6 +64,8 @@ __all__ = [
     "preserving_no_metadata",
     "real_scalar",
     "reset_cudagraphs",
+    "size_expression",
+    "size_hints",
     "source_name",
 ]
 
@@ -333,3 +336,14 @@ def preserving_no_metadata() -> Iterator[None]:
     """Nodes traced inside do not take over stack traces or sequence numbers of a trace that is under way."""
     with torch.fx.traceback.preserve_node_meta(enable=False):
         yield
+
+
+def size_expression(size: torch.SymInt) -> sympy.Expr:
+    """A symbolic size as an expression in the symbols of its graph."""
+    return size.node.expr
+
+
+def size_hints(size: torch.SymInt) -> dict[sympy.Symbol, int]:
+    """What the symbols of a size were in the example; one that depends on data (of ``nonzero``) is left out."""
+    known = size.node.shape_env.backed_var_to_val
+    return {symbol: int(known[symbol]) for symbol in size.node.expr.free_symbols if symbol in known}

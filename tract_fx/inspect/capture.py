@@ -24,6 +24,7 @@ from tract_fx.frames import ModelFrame
 from tract_fx.inspect.fakes import fake_arguments, fake_model, has_values
 from tract_fx.options import TractOptions
 from tract_fx.passes.first_layer import Findings, Match
+from tract_fx.passes.naming import Naming
 from tract_fx.passes.tract_pass import TractPass
 from tract_fx.records import GraphRecord
 
@@ -43,6 +44,7 @@ class CapturedGraph:
         described: what the caller made of each match while its graph was as before.
         record: the findings, as ``backend.matches`` and ``backend.rejections`` have them.
         break_reason: why Dynamo ended the graph before its function returned; None where it did not.
+        naming: how its layers are called.
     """
 
     before: GraphModule
@@ -50,6 +52,7 @@ class CapturedGraph:
     described: tuple[Any, ...]
     record: GraphRecord
     break_reason: str | None
+    naming: Naming
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,7 +164,7 @@ class _CapturingBackend(TractBackend):
             )(module.graph)
             module.recompile()
             record = findings.record
-            self.graphs.append(CapturedGraph(before, module, tuple(described), record, reason))
+            self.graphs.append(CapturedGraph(before, module, tuple(described), record, reason, captured.naming))
 
         compat.joint_graph_only(captured.gm, captured.example_inputs, keep, compat.inductor_decompositions())
         return self._shapes_of(captured.gm), record
