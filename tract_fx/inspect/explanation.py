@@ -16,7 +16,7 @@ from tract_fx.inspect.capture import Capture, CapturedGraph, capture
 from tract_fx.inspect.cost import LayerCost, layer_cost
 from tract_fx.inspect.flops import step_flops
 from tract_fx.inspect.nodes import LayerNodes
-from tract_fx.inspect.words import describe_layer, in_short, outcome, refusal
+from tract_fx.inspect.words import describe_layer, human, in_short, outcome, refusal
 from tract_fx.options import DEFAULT_LAM, TractOptions
 from tract_fx.passes.first_layer import Match, RejectionKind
 from tract_fx.passes.naming import Naming
@@ -88,7 +88,9 @@ class ExplainedLayer:
     nodes: LayerNodes
 
     def __str__(self) -> str:
-        return f"{self.match.layer or self.match.weight}: {self.description}: {outcome(self.match)}"
+        rows = self.cost.at().rows if isinstance(self.match.rows, str) else None
+        here = f" ({human(rows)} in the example)" if rows is not None and rows.is_number else ""
+        return f"{self.match.layer or self.match.weight}: {self.description}: {outcome(self.match)}{here}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,7 @@ from tract_fx.inspect.formula import formula
 from tract_fx.inspect.listing import Block, compare
 from tract_fx.inspect.neighbourhood import neighbourhood
 from tract_fx.inspect.picture import Picture, draw
-from tract_fx.inspect.words import human, in_short
+from tract_fx.inspect.words import human, human_bytes, in_short, multiple, percent
 from tract_fx.passes.first_layer import RejectionKind
 from tract_fx.records import LayerRejection
 
@@ -159,9 +159,9 @@ class _Cost:
     @property
     def figures(self) -> list[tuple[str, str]]:
         """The answer in three numbers."""
-        found = [(_times(self.numbers.of_layer), "the operations of the layer itself, forward and backward")]
+        found = [(multiple(self.numbers.of_layer), "the operations of the layer itself, forward and backward")]
         if (share := self.numbers.of_step) is not None:
-            found.append((_percent(share), "operations in the whole step"))
+            found.append((percent(share), "operations in the whole step"))
         found.append((_quantity(self.numbers.total.memory, "B").text, "of memory at most, while it is computed"))
         return found
 
@@ -309,25 +309,4 @@ def _quantity(value: sympy.Expr, unit: str) -> _Quantity:
     if not value.is_number:
         return _Quantity("depends on data", "")
     number = int(value)
-    return _Quantity(_bytes(number) if unit == "B" else human(number, unit), f"{number:,} {unit}")
-
-
-def _bytes(number: int) -> str:
-    size, units = float(number), ["B", "KiB", "MiB", "GiB", "TiB"]
-    while size >= 1000 and len(units) > 1:
-        size, units = size / 1024, units[1:]
-    return f"{size:.0f} {units[0]}" if size >= 99.5 or units[0] == "B" else f"{size:.1f} {units[0]}"
-
-
-def _percent(share: sympy.Expr) -> str:
-    if not share.is_number:
-        return "?"
-    percent = 100 * float(share)
-    return f"{percent:+.0f} %" if abs(percent) >= 9.95 else f"{percent:+.2g} %"
-
-
-def _times(factor: sympy.Expr) -> str:
-    if not factor.is_number:
-        return "?"
-    number = float(factor)
-    return f"{number:.0f}×" if abs(number) >= 9.95 else f"{number:.2g}×"
+    return _Quantity(human_bytes(number) if unit == "B" else human(number, unit), f"{number:,} {unit}")
