@@ -126,6 +126,7 @@ class Operands:
     restore: Callable[[Tensor], Tensor]
 
     def solve(self, form: Form, lam: Tensor | float) -> Tensor:
+        """The gradient that TrAct puts in the place of ``gradient``, in its layout."""
         if form is Form.DUAL:
             return dual_gradient(self.input, self.output_gradient, self.rows, lam, self.geometry)
         return primal_gradient(self.input, self.gradient, self.rows, lam, self.geometry)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 import torch
+from torch._dynamo.exc import BackendCompilerFailed
 from torch._dynamo.source import ConstantSource
 from torch._functorch import eager_transforms
 from torch._functorch._aot_autograd.descriptors import (
@@ -33,6 +34,7 @@ from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensor, FakeTensorMo
 __all__ = [
     "FUNCTORCH_GRAD",
     "AOTInput",
+    "BackendCompilerFailed",
     "BufferAOTInput",
     "CustomGraphPass",
     "FakeCopyMode",
