@@ -48,9 +48,10 @@ def report(probe: Probe) -> Iterator[RenderableType]:
 
 
 def _layer(layer: LayerProbe, *, named: bool) -> Iterator[RenderableType]:
-    for concern in layer.warnings:
-        sentence = concern.sentence[0].upper() + concern.sentence[1:]
-        yield Padding(Text.assemble((f"{sentence}. ", "bold"), concern.advice), INDENT)
+    for index, concern in enumerate(layer.warnings):
+        # The verdict has said the first one already.
+        sentence = "" if index == 0 and not named else f"{concern.sentence[0].upper()}{concern.sentence[1:]}. "
+        yield Padding(Text.assemble((sentence, "bold"), concern.advice), INDENT)
     if layer.warnings:
         yield Text()
     facts = Table.grid(padding=(0, 2))
@@ -71,9 +72,10 @@ def _facts(layer: LayerProbe) -> Iterator[tuple[str, str]]:
         yield from _values(layer.values, is_image=bool(layer.geometry.kernel_size))
     if layer.eigenvalues.numel():
         largest, smallest = layer.eigenvalues[:, 0].max().item(), layer.eigenvalues[:, -1].min().item()
+        smallest = smallest if math.isfinite(layer.condition) else 0.0
         groups = f", {len(layer.eigenvalues)} groups" if len(layer.eigenvalues) > 1 else ""
         only = ", of one batch" if layer.of_one_batch else ""
-        yield "eigenvalues", f"{smallest:.2g} to {largest:.3g}{groups}{only}"
+        yield "eigenvalues", f"{_number(smallest)} to {_number(largest)}{groups}{only}"
         yield "condition", f"{_number(layer.condition)}, with lam {_number(layer.condition_with_lam)}"
         yield "effective rank", f"{layer.effective_rank:.1f} of {layer.features:,}"
         yield "mean offset", f"{_percent(layer.mean_offset)} of the trace"
@@ -83,11 +85,11 @@ def _facts(layer: LayerProbe) -> Iterator[tuple[str, str]]:
 
 
 def _values(values: ValueSummary, *, is_image: bool) -> Iterator[tuple[str, str]]:
-    low, high = values.minimum.min().item(), values.maximum.max().item()
+    low, high, scale = values.minimum.min().item(), values.maximum.max().item(), values.overall_std
     if len(values.mean) <= CHANNELS_LISTED:
-        mean, std = (", ".join(_short(item) for item in tensor.tolist()) for tensor in (values.mean, values.std))
+        mean, std = (", ".join(_short(item, scale) for item in tensor.tolist()) for tensor in (values.mean, values.std))
     else:
-        mean, std = _short(values.mean.mean().item()), _short(values.overall_std)
+        mean, std = _short(values.mean.mean().item(), scale), _short(scale)
     yield "inputs", f"{_short(low)} to {_short(high)}; mean {mean}; standard deviation {std}"
     contrast = "none" if values.contrast is None else f"{values.contrast:.2g} within one"
     noun = "images" if is_image else "samples"
@@ -119,14 +121,19 @@ def _rows(rows: tuple[int, ...]) -> str:
 def _number(value: float) -> str:
     if math.isinf(value):
         return "infinite"
-    return f"{value:.1e}".replace("e+0", "e").replace("e+", "e") if value >= 1e4 else f"{value:.3g}"
+    if value >= 1e4:
+        return f"{value:.1e}".replace("e+0", "e").replace("e+", "e")
+    return f"{value:,.0f}" if value >= 1e3 else f"{value:.3g}"
 
 
-def _short(value: float) -> str:
-    return f"{value:.2f}" if 0.005 <= abs(value) < 100 or value == 0 else f"{value:.3g}"
+def _short(value: float, scale: float = 0.0) -> str:
+    """Two or three digits; what is nothing beside ``scale`` is 0."""
+    if abs(value) < 1e-3 * scale:
+        return "0"
+    return f"{value:.2f}" if 0.005 <= abs(value) < 100 else f"{value:.3g}"
 
 
 def _percent(share: float) -> str:
     if share == 0 or share >= 0.0995:
         return f"{100 * share:.0f} %"
-    return f"{100 * share:.2g} %"
+    return f"{100 * share:.2g} %" if share >= 1e-5 else "<0.001 %"
