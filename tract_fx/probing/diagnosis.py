@@ -159,8 +159,7 @@ def _contrast(probe: LayerProbe) -> Iterator[tuple[ConcernKind, str, str]]:
     if contrast is None:
         return
     small = contrast < LOW_CONTRAST and contrast**2 < probe.lam
-    root_mean_square = (values.mean.square() + values.std.square()).mean().sqrt().item()
-    if small or contrast < LOW_CONTRAST * root_mean_square:
+    if small or contrast < LOW_CONTRAST * values.overall_std:
         yield (
             ConcernKind.LOW_CONTRAST,
             f"contrast is very low: the standard deviation within a sample is {contrast:.2g}, where that of standardised "
@@ -184,10 +183,11 @@ def _channels(probe: LayerProbe) -> Iterator[tuple[ConcernKind, str, str]]:
         )
     copies = sum(map(len, values.duplicates))
     if values.duplicates and (is_image or copies > MANY_FEATURES * count):
-        sets = " and ".join(_named(noun, members, count) for members in values.duplicates[:2])
+        more = len(values.duplicates) - 1
         yield (
             ConcernKind.DUPLICATED_CHANNELS,
-            f"{sets} copies of each other, up to scale and offset",
+            f"{_named(noun, values.duplicates[0], count)} copies of each other, up to scale and offset"
+            + (f", and so in {more} more sets" if more else ""),
             "Their covariance is singular, and lam alone decides how the gradient is shared among them. One channel is "
             "enough for grey images.",
         )
@@ -246,8 +246,8 @@ def _gradient(probe: LayerProbe) -> Iterator[tuple[ConcernKind, str, str]]:
         yield (
             ConcernKind.ZERO_GRADIENT,
             f"its gradient is zero in {_of(probe.zero_gradients, probe.passes)}",
-            "A part of the model that starts at zero hides it: probe a model that has been trained for some steps, or give "
-            "another loss.",
+            "Either the loss does not depend on it, or a part of the model that starts at zero hides it: probe a model that "
+            "has been trained for some steps, or give another loss.",
         )
 
 

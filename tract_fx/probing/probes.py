@@ -66,7 +66,7 @@ class ValueSummary:
         mean, std, minimum, maximum: of each channel, ``(channels,)``.
         samples: the loader's examples.
         constant: share of them with one value in each channel.
-        near_constant: share with a standard deviation below a hundredth of the batch's root mean square.
+        near_constant: share with a standard deviation below a hundredth of that of their batch.
         contrast: root mean square over the others of the standard deviation within one; None without others.
         dead: channels that hardly vary while others do.
         duplicates: sets of channels that are copies of each other up to scale and offset.

@@ -14,8 +14,8 @@ __all__ = ["ValueStatistics"]
 # Elements that are copied to float64 at once.
 CHUNK_ELEMENTS = 2**22
 
-# A sample whose standard deviation is below this share of the batch's root mean square is nearly constant: of pixels in
-# 0..255 it differs by about one grey level from its mean.
+# A sample whose standard deviation is below this share of that of the batch is nearly constant: of pixels in 0..255 it
+# differs by about half a grey level from its mean.
 NEAR_CONSTANT = 0.01
 
 # Up to so many channels of an image, products of pairs of channels are summed.
@@ -55,9 +55,12 @@ class ValueStatistics:
         by_sample = input.unflatten(0, (-1, per_sample)).transpose(1, 2).flatten(2)  # (samples, channels, values)
         if self.count == 0:
             self._start(input)
-        small = NEAR_CONSTANT * torch.linalg.vector_norm(input, dtype=torch.float64) / input.numel() ** 0.5
-        for part in by_sample.split(max(1, CHUNK_ELEMENTS // by_sample[0].numel())):
-            self._add(part.to(torch.float64), small.square().item(), is_image=input.dim() > 2)
+        before = self.count, self.total.clone(), self.square.clone()
+        parts = by_sample.split(max(1, CHUNK_ELEMENTS // by_sample[0].numel()))
+        variances = torch.cat([self._add(part.to(torch.float64), is_image=input.dim() > 2) for part in parts])
+        near = variances <= NEAR_CONSTANT**2 * self._variance_since(*before)
+        self.near_constant += int(near.sum())
+        self.variance += variances[~near].sum().item()
 
     @property
     def mean(self) -> Tensor:
@@ -84,7 +87,14 @@ class ValueStatistics:
         if input.dim() > 2 and channels <= MOST_CROSSED:
             self.cross = input.new_zeros(channels, channels, dtype=torch.float64)
 
-    def _add(self, part: Tensor, small: float, is_image: bool) -> None:
+    def _variance_since(self, count: int, total: Tensor, square: Tensor) -> Tensor:
+        """Of what was added since, around the mean of each channel."""
+        added = self.count - count
+        mean = (self.total - total) / added
+        return ((self.square - square) / added - mean.square()).clamp(min=0.0).mean()
+
+    def _add(self, part: Tensor, is_image: bool) -> Tensor:
+        """Add some samples; returns the variance within each."""
         self.count += part.shape[0] * part.shape[2]
         self.total += part.sum((0, 2))
         self.square += part.square().sum((0, 2))
@@ -98,8 +108,7 @@ class ValueStatistics:
         is_image = is_image and part.shape[2] > 1
         variance = part.var(2, correction=0).mean(1) if is_image else part.flatten(1).var(1, correction=0)
         same = (lowest == highest).all(1) if is_image else lowest.amin(1) == highest.amax(1)
-        near = variance <= small
         self.samples += len(part)
         self.constant += int(same.sum())
-        self.near_constant += int(near.sum())
-        self.variance += variance[~near].sum().item()
+        # Exactly zero where it is zero, whatever the rounding of a mean.
+        return torch.where(same, 0.0, variance)
