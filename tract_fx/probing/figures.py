@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,10 @@ GROUPS_DRAWN = 16
 ROUNDING = 1e-16
 # Sides of tiles, in inches.
 TILE, LONGEST = 0.9, 3.6
+# Between tiles and above those with a label, around all, and the least width of a picture, in inches.
+GAP, LABEL, MARGIN, NARROWEST = 0.08, 0.2, 0.12, 5.0
+# Of a tile, in dots.
+SMALLEST_SIDE = 48
 
 
 def save_figures(probe: Probe, folder: Path) -> tuple[Path, ...]:
@@ -150,30 +155,54 @@ def _eigenvectors(layer: LayerProbe) -> Figure | None:
 
 
 def _mosaic(title: str, tiles: Tiles, labels: list[str] | None) -> Figure:
-    count, height, width = tiles.pixels.shape[:3]
+    """All tiles in one picture: one panel for each would take matplotlib seconds to lay out."""
+    pixels = tiles.pixels.repeat_interleave(enlarged := _enlargement(tiles), 1).repeat_interleave(enlarged, 2)
+    count, height, width = pixels.shape[:3]
     # The shorter side is of a fixed length, as long as the longer one does not become too long.
-    shorter = min(TILE, LONGEST * min(height / width, width / height))
-    wide_tile, tall = shorter * max(1.0, width / height), shorter * max(1.0, height / width)
-    columns = max(1, min(count, math.ceil(math.sqrt(count * tall / wide_tile))))
-    rows = math.ceil(count / columns)
-    gap = 0.22 if labels else 0.06
-    note = _joined_note(tiles.explanation, "labelled with their eigenvalues" if labels else "")
-    wide = max(5.5, columns * (wide_tile + 0.06) + 0.4)
-    figure = _figure(wide, rows * (tall + gap) + 1.0)
-    if tiles.parts:
-        figure.get_layout_engine().set(wspace=0.12, hspace=0.12)
-    figure.suptitle(_wrapped(title, wide), fontsize=11)
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    shorter = min(TILE, LONGEST * min(height, width) / max(height, width))
+    dots = min(height, width) / shorter  # per inch
+    columns = max(1, min(count, math.ceil(math.sqrt(count * height / width))))
+    gap = round((2 * GAP if tiles.parts else GAP) * dots)
+    above = round(LABEL * dots) if labels else 0
+    canvas = _canvas(pixels, columns, gap, above)
+    tall, wide = (side / dots for side in canvas.shape[:2])
+
+    note = "; ".join(filter(None, (tiles.explanation, "labelled with their eigenvalues" if labels else "")))
+    figure_width = max(NARROWEST, wide + 2 * MARGIN)
+    title, note = _wrapped(title, figure_width, 11), _wrapped(note, figure_width, 9)
+    bottom = MARGIN + 0.16 * len(note.splitlines()) + (0.1 if note else 0)
+    figure_height = bottom + tall + 0.12 + 0.19 * len(title.splitlines()) + MARGIN
+    figure = _figure(figure_width, figure_height, layout=None)
+    left = (figure_width - wide) / 2
+    axes = figure.add_axes((left / figure_width, bottom / figure_height, wide / figure_width, tall / figure_height))
+    axes.set_axis_off()
     style = {} if tiles.in_colour else {"cmap": "RdBu_r", "vmin": -1, "vmax": 1}
-    for index, axes in enumerate(grid):
-        axes.set_axis_off()
-        if index < count:
-            axes.imshow(tiles.pixels[index].clamp(-1, 1).numpy(), interpolation="nearest", **style)
-            if labels:
-                axes.set_title(labels[index], fontsize=8, pad=2)
-    if note:
-        figure.supxlabel(note, fontsize=9)
+    axes.imshow(canvas.numpy(), interpolation="nearest", aspect="auto", **style)
+    for index, label in enumerate(labels or ()):
+        row, column = divmod(index, columns)
+        place = column * (width + gap) + width / 2, row * (height + gap + above) + 0.85 * above
+        axes.text(*place, label, ha="center", va="bottom", fontsize=8)
+    figure.text(0.5, 1 - MARGIN / figure_height, title, ha="center", va="top", fontsize=11)
+    figure.text(0.5, MARGIN / figure_height, note, ha="center", va="bottom", fontsize=9)
     return figure
+
+
+def _enlargement(tiles: Tiles) -> int:
+    """So many dots for a pixel that gaps and labels come out at about their sizes."""
+    return math.ceil(SMALLEST_SIDE / min(tiles.pixels.shape[1:3]))
+
+
+def _canvas(pixels: Tensor, columns: int, gap: int, above: int) -> Tensor:
+    """Pictures ``(count, height, width, ...)`` in rows, white (or NaN) between them and ``above`` each."""
+    count, height, width, *colours = pixels.shape
+    rows = math.ceil(count / columns)
+    size = rows * (height + gap + above) - gap, columns * (width + gap) - gap
+    canvas = pixels.new_full((*size, *colours), 1.0 if colours else torch.nan)
+    for index, picture in enumerate(pixels):
+        row, column = divmod(index, columns)
+        top, left = row * (height + gap + above) + above, column * (width + gap)
+        canvas[top : top + height, left : left + width] = picture
+    return canvas
 
 
 def _curves(title: str, vectors: Tensor, layer: LayerProbe, labels: list[str] | None) -> Figure:
@@ -182,7 +211,7 @@ def _curves(title: str, vectors: Tensor, layer: LayerProbe, labels: list[str] | 
     columns = min(4, len(vectors))
     rows = math.ceil(len(vectors) / columns)
     figure = _figure(max(6.0, 2.6 * columns), 1.5 * rows + 1.2)
-    figure.suptitle(_wrapped(title, max(6.0, 2.6 * columns)), fontsize=11)
+    figure.suptitle(_wrapped(title, max(6.0, 2.6 * columns), 11), fontsize=11)
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
     channels = vectors.shape[1] // math.prod(layer.geometry.kernel_size)
     one_line = not layer.geometry.kernel_size or channels == 1
@@ -214,11 +243,11 @@ def _what_runs(layer: LayerProbe, channels: int) -> str:
     )
 
 
-def _figure(width: float, height: float) -> Figure:
+def _figure(width: float, height: float, layout: str | None = "constrained") -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=DPI, layout=layout)
     FigureCanvasAgg(figure)
     return figure
 
@@ -227,12 +256,6 @@ def _title(layer: LayerProbe) -> str:
     return f"{layer.name} ({layer.description})"
 
 
-def _wrapped(text: str, width: float) -> str:
-    """Lines that fit into so many inches at the size of a title."""
-    import textwrap
-
-    return "\n".join(textwrap.wrap(text, max(30, int(width * 11))))
-
-
-def _joined_note(*parts: str) -> str:
-    return "; ".join(filter(None, parts))
+def _wrapped(text: str, width: float, size: int) -> str:
+    """Lines that fit into so many inches at a size in points."""
+    return "\n".join(textwrap.wrap(text, max(20, int(width * 125 / size))))
