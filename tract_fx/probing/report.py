@@ -67,7 +67,8 @@ def _layer(layer: LayerProbe, *, named: bool) -> Iterator[RenderableType]:
 
 def _facts(layer: LayerProbe) -> Iterator[tuple[str, str]]:
     if layer.rows:
-        yield "rows", f"{_rows(layer.rows)} of {layer.features:,} features in each of {layer.passes} backward passes"
+        each = f"each of {layer.passes} backward passes" if layer.passes > 1 else "the only backward pass"
+        yield "rows", f"{_rows(layer.rows)} of {layer.features:,} features in {each}"
     if layer.values is not None:
         yield from _values(layer.values, is_image=bool(layer.geometry.kernel_size))
     if layer.eigenvalues.numel():
