@@ -210,9 +210,14 @@ def _curves(title: str, vectors: Tensor, layer: LayerProbe, labels: list[str] | 
     vectors = vectors[:MAX_CURVES].nan_to_num(0.0, 0.0, 0.0)
     columns = min(4, len(vectors))
     rows = math.ceil(len(vectors) / columns)
-    figure = _figure(max(6.0, 2.6 * columns), 1.5 * rows + 1.2)
-    figure.suptitle(_wrapped(title, max(6.0, 2.6 * columns), 11), fontsize=11)
-    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    width, height = max(6.0, 2.6 * columns), 1.5 * rows + 1.2
+    title = _wrapped(title, width, 11)
+    figure = _figure(width, height, layout=None)
+    figure.text(0.5, 1 - MARGIN / height, title, ha="center", va="top", fontsize=11)
+    # Placed by hand: to lay out so many panels takes matplotlib seconds.
+    place = {"left": 0.55 / width, "right": 1 - 0.15 / width, "bottom": 0.55 / height, "wspace": 0.06}
+    place |= {"top": 1 - (0.35 + 0.19 * len(title.splitlines())) / height, "hspace": 0.28 if labels else 0.12}
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True, gridspec_kw=place).ravel()
     channels = vectors.shape[1] // math.prod(layer.geometry.kernel_size)
     one_line = not layer.geometry.kernel_size or channels == 1
     for index, axes in enumerate(grid):
@@ -229,7 +234,7 @@ def _curves(title: str, vectors: Tensor, layer: LayerProbe, labels: list[str] | 
         axes.tick_params(labelsize=7)
         if labels:
             axes.set_title(f"eigenvalue {labels[index]}", fontsize=8, pad=2)
-    figure.supxlabel(_what_runs(layer, channels), fontsize=9)
+    figure.text(0.5, MARGIN / height, _what_runs(layer, channels), ha="center", va="bottom", fontsize=9)
     return figure
 
 
