@@ -94,7 +94,7 @@ class StreamingObserver:
 
     def observe(self, input: Tensor, gradient: Tensor, output_gradient: Tensor, weight: Tensor) -> None:
         """Take in the operands of one backward pass."""
-        with torch.no_grad(), torch.autocast(input.device.type, enabled=False):
+        with torch.no_grad():
             self.weight = weight[:, : self.outputs].detach().clone()
             if not bool(input.isfinite().all()):
                 self.bad_inputs += 1
