@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tract_fx.errors import (
         CaptureError,
         OptionError,
+        ProbeError,
         TractError,
         TractWarning,
         UnknownLayerError,
@@ -20,14 +21,21 @@ if TYPE_CHECKING:
     )
     from tract_fx.inspect import Explanation, explain
     from tract_fx.options import TractOptions
+    from tract_fx.probing.probes import Concern, ConcernKind, LayerProbe, Probe
+    from tract_fx.probing.session import probe
     from tract_fx.records import LayerMatch, LayerRejection
 
 __all__ = [
     "CaptureError",
+    "Concern",
+    "ConcernKind",
     "Explanation",
     "LayerMatch",
+    "LayerProbe",
     "LayerRejection",
     "OptionError",
+    "Probe",
+    "ProbeError",
     "TractBackend",
     "TractError",
     "TractOptions",
@@ -35,6 +43,7 @@ __all__ = [
     "UnknownLayerError",
     "UnsupportedLayerError",
     "explain",
+    "probe",
     "tract_backend",
 ]
 
@@ -49,6 +58,7 @@ _HOME = {
     "errors": (
         "CaptureError",
         "OptionError",
+        "ProbeError",
         "TractError",
         "TractWarning",
         "UnknownLayerError",
@@ -56,6 +66,8 @@ _HOME = {
     ),
     "inspect": ("Explanation", "explain"),
     "options": ("TractOptions",),
+    "probing.probes": ("Concern", "ConcernKind", "LayerProbe", "Probe"),
+    "probing.session": ("probe",),
     "records": ("LayerMatch", "LayerRejection"),
 }
 

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 import sympy
 import torch
+from torch._dynamo.exc import BackendCompilerFailed
 from torch._dynamo.source import ConstantSource
 from torch._functorch import eager_transforms
 from torch._functorch._aot_autograd.descriptors import (
@@ -34,6 +35,7 @@ from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensor, FakeTensorMo
 __all__ = [
     "FUNCTORCH_GRAD",
     "AOTInput",
+    "BackendCompilerFailed",
     "BufferAOTInput",
     "CustomGraphPass",
     "FakeCopyMode",

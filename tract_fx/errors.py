@@ -3,6 +3,7 @@
 __all__ = [
     "CaptureError",
     "OptionError",
+    "ProbeError",
     "TractError",
     "TractWarning",
     "UnknownLayerError",
@@ -20,6 +21,10 @@ class OptionError(TractError, ValueError):
 
 class CaptureError(TractError, RuntimeError):
     """A model that was to be explained cannot be traced."""
+
+
+class ProbeError(TractError, RuntimeError):
+    """A model and a loader that were to be probed cannot be."""
 
 
 class UnknownLayerError(TractError, LookupError):
