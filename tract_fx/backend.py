@@ -153,11 +153,11 @@ class TractBackend:
         check_names(settings.layers, frame, captured.inputs)
         lam = self._lift_lam(captured)
         if settings.inner == "aot_eager":
-            compiled, record = compile_eagerly(captured, lam)
+            call, record, traced = compile_eagerly(captured, lam)
         else:
-            compiled, record = compile_with_inductor(captured, lam)
+            call, record, traced = compile_with_inductor(captured, lam)
         self._records.append(record)
-        tell(record, settings)
+        tell(record, settings, traced=traced)
         if torch.is_grad_enabled():
             watch.saw_graph(
                 frame.model,
@@ -165,7 +165,7 @@ class TractBackend:
                 matched=bool(record.matches),
                 quiet=settings.on_unsupported == "ignore",
             )
-        return compiled
+        return call
 
     def _lift_lam(self, captured: Captured) -> str | float:
         """Make ``lam`` an input of the graph; its value, to be compiled in, where that cannot be done."""

@@ -26,6 +26,7 @@ from torch._guards import detect_fake_mode
 from torch._inductor import config as inductor_config
 from torch._inductor.custom_graph_pass import CustomGraphPass
 from torch._inductor.runtime.cache_dir_utils import cache_dir
+from torch._logging import trace_structured
 
 __all__ = [
     "FUNCTORCH_GRAD",
@@ -54,6 +55,7 @@ __all__ = [
     "real_scalar",
     "reset_cudagraphs",
     "source_name",
+    "trace_artifact",
 ]
 
 # What Dynamo puts into a graph for ``torch.func.grad`` and its relatives.
@@ -193,6 +195,17 @@ def aot_eager(
         decompositions=decompositions,
         keep_inference_input_mutations=True,
     )(gm, example_inputs)
+
+
+def trace_artifact(name: str, encoding: str, payload: Callable[[], Any]) -> None:
+    """Add a file to the record that ``TORCH_TRACE`` keeps of the compilation under way; ``tlparse`` shows it.
+
+    Args:
+        name: of the file, without a suffix.
+        encoding: ``"string"`` or ``"json"``.
+        payload: makes the content; called only when a record is kept.
+    """
+    trace_structured("artifact", metadata_fn=lambda: {"name": name, "encoding": encoding}, payload_fn=payload)
 
 
 def real_scalar(value: float, device: torch.device) -> torch.Tensor:
