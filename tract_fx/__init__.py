@@ -30,13 +30,16 @@ __all__ = [
     "tract_backend",
 ]
 
+
 def _load_passes(folder: _Path) -> None:
     """Make ``folder`` the package ``tract_fx.passes``.
 
     Adding its parent to ``__path__`` would do the same in one line, but the parent also holds this package, and then
     whoever walks through the modules of ``tract_fx`` (PyTorch does, for ``TORCH_LOGS``) never comes to an end.
     """
-    spec = _spec_from_file_location(f"{__name__}.passes", folder / "__init__.py", submodule_search_locations=[str(folder)])
+    spec = _spec_from_file_location(
+        f"{__name__}.passes", folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
     module = _module_from_spec(spec)
     _sys.modules[spec.name] = globals()["passes"] = module
     spec.loader.exec_module(module)

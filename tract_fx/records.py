@@ -93,7 +93,9 @@ class GraphRecord:
         parts = [*map(str, self.matches), *(f"not rewritten: {rejection}" for rejection in self.rejections)]
         if parts:
             return "; ".join(parts)
-        why = "no layer of this graph is fed by data alone" if self.has_gradients else "this graph computes no gradients"
+        why = (
+            "no layer of this graph is fed by data alone" if self.has_gradients else "this graph computes no gradients"
+        )
         return f"nothing to rewrite: {why}"
 
     def to_json(self) -> dict[str, Any]:
