@@ -24,7 +24,7 @@ import torch
 from benchmarks.models import WORKLOADS
 from benchmarks.sides import SIDES, Precision, training_step
 from benchmarks.throughput import timed
-from tract_fx.demo.environment import environment
+from tract_fx.environment import environment
 
 COMPARED = ("compiled", "compiled tract-fx", "compiled torch-tract")
 LATER_STEPS = 3

@@ -34,7 +34,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tract_fx.demo.environment import environment
+from tract_fx.environment import environment
 from tract_fx.ops.gram import gram
 from tract_fx.ops.patches import LINEAR, PatchGeometry, unfold_patches
 

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.throughput import timed
-from tract_fx.demo.environment import environment
+from tract_fx.environment import environment
 from tract_fx.ops.gram import gram
 from tract_fx.ops.patches import PatchGeometry
 

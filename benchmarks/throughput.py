@@ -22,7 +22,7 @@ import torch
 
 from benchmarks.models import WORKLOADS
 from benchmarks.sides import SIDES, Precision, training_step
-from tract_fx.demo.environment import environment
+from tract_fx.environment import environment
 
 BASE = "compiled"
 WARM_UP = 3

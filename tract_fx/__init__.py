@@ -13,11 +13,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tract_fx.backend import TractBackend, tract_backend
-    from tract_fx.errors import OptionError, TractError, TractWarning, UnknownLayerError, UnsupportedLayerError
+    from tract_fx.errors import (
+        CaptureError,
+        OptionError,
+        TractError,
+        TractWarning,
+        UnknownLayerError,
+        UnsupportedLayerError,
+    )
+    from tract_fx.inspect.explanation import Explanation, explain
     from tract_fx.options import TractOptions
     from tract_fx.records import LayerMatch, LayerRejection
 
 __all__ = [
+    "CaptureError",
+    "Explanation",
     "LayerMatch",
     "LayerRejection",
     "OptionError",
@@ -27,6 +37,7 @@ __all__ = [
     "TractWarning",
     "UnknownLayerError",
     "UnsupportedLayerError",
+    "explain",
     "tract_backend",
 ]
 
@@ -53,7 +64,15 @@ if not (_here / "passes").is_dir() and (_here.parent / "passes").is_dir():
 
 _HOME = {
     "backend": ("TractBackend", "tract_backend"),
-    "errors": ("OptionError", "TractError", "TractWarning", "UnknownLayerError", "UnsupportedLayerError"),
+    "errors": (
+        "CaptureError",
+        "OptionError",
+        "TractError",
+        "TractWarning",
+        "UnknownLayerError",
+        "UnsupportedLayerError",
+    ),
+    "inspect.explanation": ("Explanation", "explain"),
     "options": ("TractOptions",),
     "records": ("LayerMatch", "LayerRejection"),
 }

@@ -10,9 +10,9 @@ import torch
 
 from tract_fx import compat, watch
 from tract_fx.captured import Captured
-from tract_fx.compilers import compile_eagerly, compile_with_inductor
+from tract_fx.compilers import Compiled, compile_eagerly, compile_with_inductor
 from tract_fx.findings import check_names, tell
-from tract_fx.frames import current_frame
+from tract_fx.frames import ModelFrame, current_frame
 from tract_fx.inputs import classify
 from tract_fx.options import DEFAULT_LAM, TractOptions, check_lam
 from tract_fx.passes.joint_graph import Role
@@ -151,21 +151,25 @@ class TractBackend:
         frame = current_frame(gm)
         captured = Captured(gm, example_inputs, classify(gm, example_inputs, frame.naming), frame.naming, settings)
         check_names(settings.layers, frame, captured.inputs)
-        lam = self._lift_lam(captured)
-        if settings.inner == "aot_eager":
-            call, record, traced = compile_eagerly(captured, lam)
-        else:
-            call, record, traced = compile_with_inductor(captured, lam)
-        self._records.append(record)
-        tell(record, settings, traced=traced)
+        compiled = self._compile(captured, self._lift_lam(captured))
+        self._records.append(compiled.record)
+        self._report(captured, frame, compiled)
+        return compiled.call
+
+    def _compile(self, captured: Captured, lam: str | float) -> Compiled:
+        if captured.settings.inner == "aot_eager":
+            return compile_eagerly(captured, lam)
+        return compile_with_inductor(captured, lam)
+
+    def _report(self, captured: Captured, frame: ModelFrame, compiled: Compiled) -> None:
+        tell(compiled.record, captured.settings, traced=compiled.traced)
         if torch.is_grad_enabled():
             watch.saw_graph(
                 frame.model,
                 (item.name for item in captured.inputs if item.role is Role.PARAMETER),
-                matched=bool(record.matches),
-                quiet=settings.on_unsupported == "ignore",
+                matched=bool(compiled.record.matches),
+                quiet=captured.settings.on_unsupported == "ignore",
             )
-        return call
 
     def _lift_lam(self, captured: Captured) -> str | float:
         """Make ``lam`` an input of the graph; its value, to be compiled in, where that cannot be done."""

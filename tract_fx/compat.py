@@ -6,9 +6,11 @@ Each was read in the sources of torch 2.11.0 and 2.15.0. When a release moves on
 from __future__ import annotations
 
 import contextlib
+import copy
 import sys
+import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch._dynamo.source import ConstantSource
@@ -27,17 +29,23 @@ from torch._inductor import config as inductor_config
 from torch._inductor.custom_graph_pass import CustomGraphPass
 from torch._inductor.runtime.cache_dir_utils import cache_dir
 from torch._logging import trace_structured
+from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensor, FakeTensorMode
 
 __all__ = [
     "FUNCTORCH_GRAD",
     "AOTInput",
     "BufferAOTInput",
     "CustomGraphPass",
+    "FakeCopyMode",
+    "FakeTensor",
+    "FakeTensorMode",
     "GradAOTOutput",
     "PlainAOTInput",
     "SubclassGetAttrAOTInput",
     "ViewBaseAOTInput",
     "aot_eager",
+    "break_reason",
+    "break_reasons",
     "cache_dir",
     "can_generate_code",
     "compile_fx",
@@ -48,9 +56,11 @@ __all__ = [
     "inductor_decompositions",
     "inductor_patches",
     "is_static_input",
+    "joint_graph_only",
     "lift_as_input",
     "list_modes",
     "model_given_to_compile",
+    "no_trace_in_dynamo",
     "preserving_no_metadata",
     "real_scalar",
     "reset_cudagraphs",
@@ -152,6 +162,7 @@ def current_joint_pass() -> Any:
 
 def inductor_decompositions() -> dict[Any, Callable[..., Any]]:
     """The decompositions that Inductor gives to AOTAutograd under the current configuration."""
+    from torch._inductor import lowering  # noqa: F401 - some decompositions look into it
     from torch._inductor.decomposition import select_decomp_table
 
     return select_decomp_table()
@@ -206,6 +217,98 @@ def trace_artifact(name: str, encoding: str, payload: Callable[[], Any]) -> None
         payload: makes the content; called only when a record is kept.
     """
     trace_structured("artifact", metadata_fn=lambda: {"name": name, "encoding": encoding}, payload_fn=payload)
+
+
+def joint_graph_only(
+    gm: torch.fx.GraphModule,
+    example_inputs: Sequence[Any],
+    joint_pass: Callable[[torch.fx.GraphModule], None],
+    decompositions: dict[Any, Callable[..., Any]] | None = None,
+) -> None:
+    """Trace the joint graph, or the graph itself where there are no gradients, give it to ``joint_pass`` and stop there."""
+    from torch._dynamo.backends.common import aot_autograd
+    from torch._dynamo.backends.debugging import boxed_nop
+
+    def stop(module: torch.fx.GraphModule, *_: Any, **__: Any) -> NoReturn:
+        joint_pass(module)
+        raise _CapturedError
+
+    with contextlib.suppress(_CapturedError):
+        aot_autograd(
+            fw_compiler=boxed_nop,
+            inference_compiler=stop,
+            partition_fn=stop,
+            decompositions=decompositions,
+            keep_inference_input_mutations=True,
+        )(gm, example_inputs)
+
+
+class _CapturedError(Exception):
+    """Ends a compilation that has served its purpose."""
+
+
+def break_reason(gm: torch.fx.GraphModule) -> str | None:
+    """Why Dynamo ended a graph before its function returned; None where it did not."""
+    reason = getattr(gm, "compile_subgraph_reason", None)
+    return reason.reason if reason is not None and reason.graph_break else None
+
+
+def break_reasons() -> tuple[str, ...]:
+    """Everything that Dynamo could not trace since its counters were cleared, whether a graph ended there or none began."""
+    from torch._dynamo.utils import counters
+
+    return tuple(dict.fromkeys((*counters["graph_break"], *counters["unimplemented"])))
+
+
+@contextlib.contextmanager
+def no_trace_in_dynamo() -> Iterator[None]:
+    """What Dynamo compiles or gives up on inside is forgotten afterwards, and nothing else is.
+
+    Compiled code, and the decision to leave a function alone, hang on its code object, which all instances of a class
+    share. Code that had no entries before is reset; elsewhere the new entries are invalidated. Those stay in the list, but
+    match nothing and do not count as recompilations. The sizes by which Dynamo decides what becomes dynamic, and its
+    counters, are restored.
+    """
+    from torch._C._dynamo.eval_frame import _debug_get_cache_entry_list as entries
+    from torch._C._dynamo.eval_frame import _FrameAction, _FrameExecStrategy, reset_code, set_code_exec_strategy
+    from torch._dynamo import pgo
+    from torch._dynamo.convert_frame import input_codes
+    from torch._dynamo.utils import counters
+
+    before: dict[Any, list[Any]] = {}
+
+    def remember(code: Any) -> None:  # called for every frame that Dynamo tries to compile, before it does
+        if code not in before:
+            before[code] = entries(code)
+        type(input_codes).add(input_codes, code)
+
+    input_codes.add = remember
+    sizes, counted = copy.deepcopy(pgo._CODE_STATE), copy.deepcopy(counters)
+    counters.clear()
+    try:
+        yield
+    finally:
+        del input_codes.add
+        for code, known in before.items():
+            if not known:
+                reset_code(code)
+                continue
+            set_code_exec_strategy(code, _FrameExecStrategy(_FrameAction.DEFAULT, _FrameAction.DEFAULT))
+            for entry in entries(code):
+                if entry not in known:
+                    _invalidate(entry)
+        pgo._CODE_STATE = sizes
+        counters.clear()
+        counters.update(counted)
+
+
+def _invalidate(entry: Any) -> None:
+    from torch._dynamo.guards import DeletedGuardManagerWrapper
+
+    gone = DeletedGuardManagerWrapper("made only to be looked at")
+    # Dynamo counts an entry towards its recompile limit when the objects it was made for are those of the new call.
+    gone.id_matched_objs = {"": weakref.ref(_invalidate)}
+    entry.guard_manager.extra_state.invalidate(entry, gone)
 
 
 def real_scalar(value: float, device: torch.device) -> torch.Tensor:

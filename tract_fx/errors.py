@@ -1,6 +1,7 @@
 """Everything that tract-fx raises or warns with."""
 
 __all__ = [
+    "CaptureError",
     "OptionError",
     "TractError",
     "TractWarning",
@@ -15,6 +16,10 @@ class TractError(Exception):
 
 class OptionError(TractError, ValueError):
     """An argument of the backend has a value that is not allowed."""
+
+
+class CaptureError(TractError, RuntimeError):
+    """A model that was to be explained cannot be traced."""
 
 
 class UnknownLayerError(TractError, LookupError):

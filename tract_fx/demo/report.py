@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.table import Table
 
 from tract_fx.demo.compare import compare, verdict
-from tract_fx.demo.environment import environment
 from tract_fx.demo.images import ImageSet
 from tract_fx.demo.pair import Pair
 from tract_fx.demo.settings import DemoSettings
 from tract_fx.demo.sides import PLAIN, SIDES, TRACT
 from tract_fx.demo.training import Run
+from tract_fx.environment import environment
 
 
 def print_pair(console: Console, title: str, pair: Pair) -> None:

@@ -11,7 +11,6 @@ from rich.console import Console
 from torch import nn
 
 from tract_fx.compat import can_generate_code
-from tract_fx.demo.environment import default_threads, processor_threads
 from tract_fx.demo.errors import DemoError
 from tract_fx.demo.figures import draw_curves, draw_filters
 from tract_fx.demo.images import DIGITS_SIZE, ImageSet, TrainingData, load_digits, load_images, standardised
@@ -21,6 +20,7 @@ from tract_fx.demo.progress import watching
 from tract_fx.demo.report import print_pair, write_results
 from tract_fx.demo.settings import DemoSettings
 from tract_fx.demo.sides import SIDES, Side
+from tract_fx.demo.threads import default_threads, processor_threads
 from tract_fx.demo.training import Run, Schedule, train
 
 DEFAULT_IMAGE_SIZE = 32

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from tract_fx.demo.environment import processor_threads
 from tract_fx.demo.images import ImageSet
+from tract_fx.demo.threads import processor_threads
 
 
 @pytest.fixture(autouse=True)

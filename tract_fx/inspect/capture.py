@@ -1,0 +1,227 @@
+"""Joint graphs of a model as the pass sees them, before and after; nothing is generated and nothing is trained."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import gc
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.fx import GraphModule
+
+from tract_fx import compat
+from tract_fx.backend import TractBackend
+from tract_fx.captured import Captured
+from tract_fx.compilers import Compiled
+from tract_fx.errors import CaptureError, TractError
+from tract_fx.findings import FindingsRecorder
+from tract_fx.frames import ModelFrame
+from tract_fx.inspect.fakes import fake_arguments, fake_model, has_values
+from tract_fx.options import TractOptions
+from tract_fx.passes.first_layer import Findings, Match
+from tract_fx.passes.tract_pass import TractPass
+from tract_fx.records import GraphRecord
+
+__all__ = ["Capture", "CapturedGraph", "capture"]
+
+# Where graph breaks make one frame of every layer, each layer is a recompile of it, and all of them are to be seen.
+RECOMPILE_LIMIT = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class CapturedGraph:
+    """One joint graph.
+
+    Attributes:
+        before: as the pass gets it.
+        after: as the pass leaves it.
+        described: what the caller made of each match while its graph was as before.
+        record: the findings, as ``backend.matches`` and ``backend.rejections`` have them.
+        break_reason: why Dynamo ended the graph before its function returned; None where it did not.
+    """
+
+    before: GraphModule
+    after: GraphModule
+    described: tuple[Any, ...]
+    record: GraphRecord
+    break_reason: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Capture:
+    """All joint graphs of one call.
+
+    Attributes:
+        graphs: in the order in which Dynamo made them.
+        untraced: what Dynamo could not trace, in its words, where it ended no graph: such code runs eagerly.
+        on_values: why real tensors had to be used; None when fake ones would do.
+    """
+
+    graphs: tuple[CapturedGraph, ...]
+    untraced: tuple[str, ...] = ()
+    on_values: str | None = None
+
+
+def capture(
+    model: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    keywords: dict[str, Any],
+    options: TractOptions,
+    *,
+    describe: Callable[[Match, GraphModule], Any] = lambda match, graph: None,
+    backward_of: Callable[[Any], Any] | None = None,
+    dynamic: bool | None = None,
+) -> Capture:
+    """Trace one call of a model with gradients enabled.
+
+    The model is copied onto fake tensors. Where its Python code asks for values (detection models, ``.item()`` between
+    two graphs) a copy with values is used. A function cannot be copied: it runs on the models it refers to, with fake
+    tensors in the place of everything it computes.
+
+    Args:
+        model: a module or function; what ``torch.compile`` returned is unwrapped.
+        arguments: positional arguments of the call.
+        keywords: keyword arguments of the call.
+        options: of the backend.
+        describe: called with each match and the graph that holds it, before the graph is changed.
+        backward_of: takes from the model's output what the loss is made of.
+        dynamic: as in ``torch.compile``.
+
+    Raises:
+        CaptureError: when the model cannot be traced; the message has the reason.
+    """
+    model = compat.compiled_module(model) or model
+
+    def on(called: Callable[..., Any], arguments: Any, keywords: Any, mode: Any) -> Capture:
+        backend = _CapturingBackend(options, describe, mode)
+        whole = called if backward_of is None else lambda *args, **kwargs: backward_of(called(*args, **kwargs))
+        with _tracing(), mode or contextlib.nullcontext():
+            torch.compile(whole, backend=backend, dynamic=dynamic)(*arguments, **keywords)
+            ended = {graph.break_reason for graph in backend.graphs}
+            untraced = tuple(reason for reason in compat.break_reasons() if reason not in ended)
+        return Capture(tuple(backend.graphs), untraced)
+
+    mode = compat.FakeTensorMode(allow_non_fake_inputs=True)
+    fake = fake_model(model, mode) if isinstance(model, nn.Module) else model
+    try:
+        return on(fake, *fake_arguments((arguments, keywords), mode), mode)
+    except Exception as error:
+        cause = _cause(error)
+        if isinstance(cause, TractError):
+            raise cause from None
+        without = _in_words(cause)
+        if not has_values(model, arguments, keywords):
+            raise CaptureError(f"The model could not be traced without values of its tensors. {without}") from error
+    copied = copy.deepcopy(model) if isinstance(model, nn.Module) else model
+    try:
+        return dataclasses.replace(on(copied, arguments, keywords, None), on_values=without)
+    except Exception as error:
+        raise CaptureError(f"The model could not be traced. {_in_words(_cause(error))}") from error
+
+
+class _CapturingBackend(TractBackend):
+    """Keeps the joint graphs of what it compiles."""
+
+    __name__ = "tract_explain"  # the model is not going to be trained: nobody waits for it
+
+    def __init__(
+        self, options: TractOptions, describe: Callable[[Match, GraphModule], Any], mode: compat.FakeTensorMode | None
+    ) -> None:
+        super().__init__(options)
+        self.describe = describe
+        self.mode = mode
+        self.graphs: list[CapturedGraph] = []
+
+    def _compile(self, captured: Captured, lam: str | float) -> Compiled:
+        reason = compat.break_reason(captured.gm)
+        record = GraphRecord()
+
+        def keep(module: GraphModule) -> None:
+            nonlocal record
+            before = GraphModule(module, copy.deepcopy(module.graph))
+            findings, described = FindingsRecorder(captured.settings), []
+
+            def look(found: Findings) -> None:
+                findings(found)
+                described.extend(self.describe(match, before) for match in found.matches)
+
+            TractPass(
+                captured.inputs,
+                captured.settings.layers,
+                lam,
+                (),
+                look,
+                decompositions=compat.inductor_decompositions,
+                naming=captured.naming,
+            )(module.graph)
+            module.recompile()
+            record = findings.record
+            self.graphs.append(CapturedGraph(before, module, tuple(described), record, reason))
+
+        compat.joint_graph_only(captured.gm, captured.example_inputs, keep, compat.inductor_decompositions())
+        return Compiled(self._shapes_of(captured.gm), record, traced=True)
+
+    def _shapes_of(self, gm: GraphModule) -> Callable[..., Any]:
+        """What the rest of the call gets from this graph: fake tensors, whatever it was given."""
+        if self.mode is None:
+            return gm.forward
+
+        def run(*inputs: Any) -> Any:
+            with self.mode:
+                return gm.forward(*fake_arguments(inputs, self.mode))
+
+        return run
+
+    def _report(self, captured: Captured, frame: ModelFrame, compiled: Compiled) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def _tracing() -> Iterator[None]:
+    """Gradients on, nothing left behind, and no garbage collection: what tracing makes, in millions, lives to its end."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        with (
+            torch.enable_grad(),
+            compat.no_trace_in_dynamo(),
+            torch.random.fork_rng(devices=()),
+            _quiet("torch._subclasses.fake_tensor"),
+            _quiet("torch._dynamo.variables.tensor"),
+            torch._dynamo.config.patch(recompile_limit=RECOMPILE_LIMIT, suppress_errors=False),
+        ):
+            yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@contextlib.contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """A logger says nothing: what it would say of fake tensors and of graph breaks is in the answer."""
+    logger = logging.getLogger(name)
+    before = logger.disabled
+    logger.disabled = True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What went wrong first, without what Dynamo and AOTAutograd wrap around it."""
+    while (inner := getattr(error, "inner_exception", None) or error.__cause__ or error.__context__) is not None:
+        if isinstance(error, TractError):
+            return error
+        error = inner
+    return error
+
+
+def _in_words(error: BaseException) -> str:
+    first = next((line for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {first}"
