@@ -51,6 +51,7 @@ __all__ = [
     "compile_fx",
     "compiled_frame_locals",
     "compiled_module",
+    "cpp_compiler",
     "current_joint_pass",
     "detect_fake_mode",
     "inductor_decompositions",
@@ -319,18 +320,20 @@ def real_scalar(value: float, device: torch.device) -> torch.Tensor:
         return torch.full((), value, dtype=torch.float64, device=device)
 
 
-def can_generate_code(device: torch.device | str) -> bool:
-    """Whether Inductor can compile for a device: on the CPU it needs a C++ compiler."""
+def cpp_compiler() -> str | None:
+    """The C++ compiler that Inductor would call; None when it finds none."""
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
 
-    if torch.device(device).type != "cpu":
-        return True
     try:
-        get_cpp_compiler()
+        return get_cpp_compiler()
     except InvalidCxxCompiler:
-        return False
-    return True
+        return None
+
+
+def can_generate_code(device: torch.device | str) -> bool:
+    """Whether Inductor can compile for a device: on the CPU it needs a C++ compiler."""
+    return torch.device(device).type != "cpu" or cpp_compiler() is not None
 
 
 def reset_cudagraphs() -> None:
