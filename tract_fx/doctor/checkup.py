@@ -10,7 +10,7 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ OPTIONAL = ("timm", "torchvision", "transformers", "torch-tract")
 
 # A compiler that has never run on this machine builds its headers first.
 PATIENCE = 180
+
+REPORT = "Please report this, with the output of tract-fx doctor --json."
 
 
 class State(enum.Enum):
@@ -78,9 +80,22 @@ class Checkup:
 
 def checkup() -> Checkup:
     """Look at this machine; takes some seconds, most of them for compiling a network of two layers."""
-    log_name = _import_torch_with_logs("tract")  # goes on beside the rest
-    checks = (*_code_generation(), _cache(), _entry_point(), _logs(log_name), *_steps())
+    importing = _import_torch_with_logs("tract")  # processes that go on beside the rest
+    steps = [_StepElsewhere("inductor", device) for device in _devices_with_code()]
+    checks = (
+        *(_code_generation(), _kernels(), _cache(), _entry_point()),
+        _step("a step without generated code", lambda: self_check("aot_eager")),
+        *(_step(f"a step with Inductor on {step.device}", step.result) for step in steps),
+        _logs(importing),
+    )
     return Checkup(_versions(), tuple(_devices()), checks)
+
+
+def _devices_with_code() -> Iterator[str]:
+    if compat.can_generate_code("cpu"):
+        yield "cpu"
+    if torch.cuda.is_available():
+        yield "cuda"
 
 
 def _versions() -> dict[str, str | None]:
@@ -104,14 +119,12 @@ def _devices() -> Iterator[str]:
         )
 
 
-def _code_generation() -> Iterator[Check]:
+def _code_generation() -> Check:
     compiler = compat.cpp_compiler()
-    if compiler is None:
-        advice = 'Install g++ or clang++, or use tract_backend(inner="aot_eager"), which generates no code.'
-        yield Check("C++ compiler", State.LIMITED, "none: Inductor cannot generate code for the CPU", advice)
-    else:
-        yield Check("C++ compiler", State.WORKS, f"{compiler}: Inductor generates code for the CPU")
-    yield _kernels()
+    if compiler is not None:
+        return Check("C++ compiler", State.WORKS, f"{compiler}: Inductor generates code for the CPU")
+    advice = 'Install g++ or clang++, or use tract_backend(inner="aot_eager"), which generates no code.'
+    return Check("C++ compiler", State.LIMITED, "none: Inductor cannot generate code for the CPU", advice)
 
 
 def _kernels() -> Check:
@@ -168,35 +181,39 @@ def _logs(importing: subprocess.Popen[bytes]) -> Check:
     return Check("TORCH_LOGS", State.LIMITED, detail, 'Use TORCH_LOGS="tract_fx" or "+tract_fx" here.')
 
 
-def _steps() -> Iterator[Check]:
-    """A training step by every way of compiling that there is here."""
-    yield _step("a step without generated code", lambda: self_check("aot_eager"))
-    devices = [*(["cpu"] if compat.can_generate_code("cpu") else []), *(["cuda"] if torch.cuda.is_available() else [])]
-    for device in devices:
-        yield _step(f"a step with Inductor on {device}", lambda device=device: _in_its_own_process("inductor", device))
-
-
-def _step(name: str, run: Any) -> Check:
+def _step(name: str, run: Callable[[], SelfCheck]) -> Check:
     try:
         result = run()
     except Exception as error:  # whatever a compiler may raise: that it does is the finding
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        detail = f"{type(error).__name__}: {lines[-1] if lines else 'no message'}"
-        return Check(name, State.BROKEN, detail, "Please report this, with the output of tract-fx doctor --json.")
-    if result.is_right:
-        return Check(name, State.WORKS, str(result))
-    return Check(name, State.BROKEN, str(result), "Please report this, with the output of tract-fx doctor --json.")
+        return Check(name, State.BROKEN, f"{type(error).__name__}: {lines[-1] if lines else 'no message'}", REPORT)
+    return Check(name, State.WORKS, str(result)) if result.is_right else Check(name, State.BROKEN, str(result), REPORT)
 
 
-def _in_its_own_process(inner: str, device: str) -> SelfCheck:
-    finished = subprocess.run(
-        [sys.executable, "-m", "tract_fx.doctor.self_check", inner, device],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-    if finished.returncode:
-        raise RuntimeError(finished.stderr.strip() or f"the process ended with status {finished.returncode}")
-    fields = json.loads(finished.stdout.splitlines()[-1])
-    return SelfCheck(**fields | {"rewritten": tuple(fields["rewritten"])})
+class _StepElsewhere:
+    """The self-check in a process of its own: a compiler that crashes or hangs does not take the report with it."""
+
+    def __init__(self, inner: str, device: str) -> None:
+        self.device = device
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tract_fx.doctor.self_check", inner, device],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def result(self) -> SelfCheck:
+        """Wait for it.
+
+        Raises:
+            RuntimeError: with the last lines of the process, if it failed.
+        """
+        try:
+            out, err = self.process.communicate(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise RuntimeError(f"no result after {PATIENCE} s") from None
+        if self.process.returncode:
+            raise RuntimeError(err.strip() or f"the process ended with status {self.process.returncode}")
+        fields = json.loads(out.splitlines()[-1])
+        return SelfCheck(**fields | {"rewritten": tuple(fields["rewritten"])})

@@ -105,6 +105,5 @@ def _error(found: Tensor, expected: Tensor) -> float:
 
 
 if __name__ == "__main__":
-    # A process of its own: a compiler that crashes or hangs does not take the report with it.
     torch.backends.cudnn.allow_tf32 = False
     sys.stdout.write(json.dumps(dataclasses.asdict(self_check(sys.argv[1], sys.argv[2]))))
