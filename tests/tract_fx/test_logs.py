@@ -65,10 +65,11 @@ def in_tlparse(trace: Path, out: Path) -> dict[str, str]:
 
 @dataclasses.dataclass(frozen=True)
 class Shown:
-    """What one process printed, and what tlparse made of its trace."""
+    """What one process printed, what tlparse made of its trace, and the folder for debugging."""
 
     printed: str
     artifacts: dict[str, str]
+    debug: Path
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +79,10 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Shown, Shown]:
     shown = []
     for name in ("miss", "hit"):
         trace = folder / name
-        done = run(TRAINING_AND_EVALUATION, folder, TORCH_LOGS="+tract_fx", TORCH_TRACE=str(trace))
-        shown.append(Shown(done.stderr, in_tlparse(trace, folder / f"{name}_html")))
+        debug = folder / f"{name}_debug"
+        variables = {"TORCH_LOGS": "+tract_fx", "TORCH_TRACE": str(trace), "TORCH_COMPILE_DEBUG": "1"}
+        done = run(TRAINING_AND_EVALUATION, folder, TORCH_COMPILE_DEBUG_DIR=str(debug), **variables)
+        shown.append(Shown(done.stderr, in_tlparse(trace, folder / f"{name}_html"), debug))
     return shown[0], shown[1]
 
 
@@ -119,12 +122,12 @@ def test_a_hit_has_the_findings_and_says_why_it_has_no_graphs(processes: tuple[S
 
 
 @codegen
-def test_debug_folders_are_written_as_ever(tmp_path: Path) -> None:
-    run(TRAINING_AND_EVALUATION, tmp_path, TORCH_COMPILE_DEBUG="1")
-    (folder,) = (tmp_path / "torch_compile_debug").glob("run_*")
-    backward = [path.read_text() for path in folder.rglob("fx_graph_readable.py")]
-    assert any(NEW_NODE in code for code in backward)
-    assert any(NEW_NODE in path.read_text() for path in folder.rglob("output_code.py"))
+def test_debug_folders_are_written_as_ever(processes: tuple[Shown, Shown]) -> None:
+    """By TORCH_COMPILE_DEBUG: Inductor's own view of the graphs, and the code that it generates from them."""
+    miss, _ = processes
+    (folder,) = (miss.debug / "torch_compile_debug").glob("run_*")
+    for name in ("fx_graph_readable.py", "output_code.py"):
+        assert any(NEW_NODE in path.read_text() for path in folder.rglob(name)), name
 
 
 def test_explain_of_dynamo_works_before_and_after_a_compile() -> None:

@@ -143,14 +143,15 @@ def _kernels() -> Check:
 
 
 def _cache() -> Check:
-    folder = Path(compat.cache_dir())
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = Path(compat.cache_dir())  # makes it
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        advice = "Set TORCHINDUCTOR_CACHE_DIR to a folder that can be written; without one every process compiles anew."
-        return Check("cache folder", State.LIMITED, f"{folder} cannot be written: {error.strerror}", advice)
+        advice = (
+            "Set TORCHINDUCTOR_CACHE_DIR to a folder that can be written: Inductor puts the code there that it makes."
+        )
+        return Check("cache folder", State.BROKEN, f"cannot be written: {error}", advice)
     return Check("cache folder", State.WORKS, str(folder))
 
 
