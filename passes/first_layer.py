@@ -22,7 +22,14 @@ from tract_fx.passes.batch import BatchDimension, batch_of
 from tract_fx.passes.calls import Call, Kind, Side, calls, is_layer_operator
 from tract_fx.passes.dependence import Dependence, Meeting, dependences, first_meeting
 from tract_fx.passes.joint_graph import JointGraph, Role, operator_of
-from tract_fx.passes.obstacles import BY_HAND, WAY_OUT, differentiated_by_hand, obstacle, other_products
+from tract_fx.passes.obstacles import (
+    BY_HAND,
+    WAY_OUT,
+    differentiated_by_hand,
+    obstacle,
+    obstacle_in_batch,
+    other_products,
+)
 from tract_fx.passes.weight_gradient import AmbiguousGradientError, WeightGradient, weight_gradient
 
 __all__ = ["Findings", "Form", "Match", "Rejection", "RejectionKind", "find", "is_named"]
@@ -167,7 +174,8 @@ def _match(joint: JointGraph, call: Call, layer: str, weights: tuple[str, ...]) 
     def refuse(reason: str, advice: str = WAY_OUT) -> Rejection:
         return Rejection(RejectionKind.UNSUPPORTED, layer, weights, call.operator, reason, advice)
 
-    if (found := obstacle(joint, call, weights)) is not None:
+    batch = batch_of(call.weight) if call.weight.meta["val"].dim() == 3 and call.kind is Kind.PRODUCT else ()
+    if (found := obstacle(joint, call, weights) or obstacle_in_batch(batch)) is not None:
         return refuse(found.reason, found.advice)
     try:
         gradient = weight_gradient(joint, call)
@@ -176,12 +184,8 @@ def _match(joint: JointGraph, call: Call, layer: str, weights: tuple[str, ...]) 
     if gradient is None:
         reason = "the gradient of its weight is not computed"
         return Rejection(RejectionKind.NO_GRADIENT, layer, weights, call.operator, reason)
-    batch = batch_of(call.weight) if call.weight.meta["val"].dim() == 3 and call.kind is Kind.PRODUCT else ()
-    shared = any(item.shared for item in batch)
-    if shared and sum(isinstance(item.size, torch.SymInt) for item in batch) > 1:
-        return refuse("its weight is broadcast along several dimensions of sizes that are known at run time only")
     rows, features, groups = _sizes(call, batch)
-    form = Form.PRIMAL if shared else _choose_form(rows, features)
+    form = Form.PRIMAL if any(item.shared for item in batch) else _choose_form(rows, features)
     return Match(call, gradient, layer, weights, rows, features, groups, form, batch)
 
 

@@ -7,6 +7,7 @@ import copy
 import dataclasses
 import gc
 import logging
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -143,7 +144,7 @@ class _CapturingBackend(TractBackend):
 
         def keep(module: GraphModule) -> None:
             nonlocal record
-            before = GraphModule(module, copy.deepcopy(module.graph))
+            before = _copied(module)
             findings, described = FindingsRecorder(captured.settings), []
 
             def look(found: Findings) -> None:
@@ -179,6 +180,12 @@ class _CapturingBackend(TractBackend):
 
     def _report(self, captured: Captured, frame: ModelFrame, compiled: Compiled) -> None:
         pass
+
+
+def _copied(module: GraphModule) -> GraphModule:
+    with warnings.catch_warnings():  # torch 2.11 copies its own tree specifications in a way that it has deprecated
+        warnings.simplefilter("ignore", FutureWarning)
+        return GraphModule(module, copy.deepcopy(module.graph))
 
 
 @contextlib.contextmanager
