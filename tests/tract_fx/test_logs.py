@@ -169,7 +169,10 @@ def test_set_logs_with_the_module_s_name(capsys: pytest.CaptureFixture[str], mon
     train(tract_backend(inner="aot_eager"), *small())
     printed = capsys.readouterr().err
     assert said(printed, "I") == [LINE]
-    assert NEW_NODE in "\n".join(said(printed, "V"))
+    before, after = "\n".join(said(printed, "V")).split(logs.AFTER)
+    assert before.startswith(logs.BEFORE)
+    assert NEW_NODE not in before
+    assert NEW_NODE in after
 
 
 def test_no_graph_is_printed_where_nobody_listens(
