@@ -101,10 +101,11 @@ class Rejection:
 
 @dataclasses.dataclass(frozen=True)
 class Findings:
-    """What :func:`find` has seen, in the order of the graph."""
+    """What :func:`find` has seen, in the order of the graph; ``has_gradients`` is whether the graph computes any."""
 
     matches: tuple[Match, ...] = ()
     rejections: tuple[Rejection, ...] = ()
+    has_gradients: bool = False
 
 
 def find(joint: JointGraph, layers: str | tuple[str, ...] = "first") -> Findings:
@@ -139,7 +140,7 @@ def find(joint: JointGraph, layers: str | tuple[str, ...] = "first") -> Findings
     elif not done:
         taken_or_refused = [*matches, *(item for item in rejections if item.kind is RejectionKind.UNSUPPORTED)]
         rejections.extend(_named_but_not_called(joint, layers, taken_or_refused))
-    return Findings(matches, tuple(rejections))
+    return Findings(matches, tuple(rejections), has_gradients=True)
 
 
 def is_named(name: str, layer: str, weights: Iterable[str]) -> bool:

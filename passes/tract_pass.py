@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from torch.fx import Graph
@@ -28,6 +29,7 @@ class TractPass(CustomGraphPass):
         decompositions: makes the table that the joint graph was traced with.
         before: passes of the user, run first.
         naming: how layers are called.
+        watch: makes the context in which a graph that has matches is changed; it sees the graph before and after.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class TractPass(CustomGraphPass):
         decompositions: Callable[[], rewrite.Decompositions] = dict,
         before: Sequence[Callable[[Graph], None]] = (),
         naming: Naming = DEFAULT_NAMING,
+        watch: Callable[[Graph], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         self.inputs = tuple(inputs)
         self.layers = layers
@@ -49,6 +52,7 @@ class TractPass(CustomGraphPass):
         self.decompositions = decompositions
         self.before = tuple(before)
         self.naming = naming
+        self.watch = watch
 
     def __call__(self, graph: Graph) -> None:
         """Run the user's passes, then find and rewrite; a graph without a match is left as it is."""
@@ -61,9 +65,10 @@ class TractPass(CustomGraphPass):
             return
         lam = self.lam if joint.lam_node is None else joint.lam_node
         decompositions = self.decompositions()
-        for match in findings.matches:
-            rewrite.apply(match, lam, decompositions)
-        graph.lint()
+        with self.watch(graph):
+            for match in findings.matches:
+                rewrite.apply(match, lam, decompositions)
+            graph.lint()
 
     def uuid(self) -> tuple[Any, ...] | None:
         """Key of this pass in the caches, or None - no caching - when a pass of the user has none."""

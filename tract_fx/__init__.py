@@ -4,7 +4,10 @@
 >>> model = torch.compile(model, backend=tract_fx.tract_backend(lam=0.1))  # doctest: +SKIP
 """
 
+import sys as _sys
 from importlib import import_module as _import_module
+from importlib.util import module_from_spec as _module_from_spec
+from importlib.util import spec_from_file_location as _spec_from_file_location
 from pathlib import Path as _Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
         UnknownLayerError,
         UnsupportedLayerError,
     )
-    from tract_fx.inspect import Explanation, explain
+    from tract_fx.inspect.explanation import Explanation, explain
     from tract_fx.options import TractOptions
     from tract_fx.probing.probes import Concern, ConcernKind, LayerProbe, Probe
     from tract_fx.probing.session import probe
@@ -47,11 +50,26 @@ __all__ = [
     "tract_backend",
 ]
 
+
+def _load_passes(folder: _Path) -> None:
+    """Make ``folder`` the package ``tract_fx.passes``.
+
+    Adding its parent to ``__path__`` would do the same in one line, but the parent also holds this package, and then
+    whoever walks through the modules of ``tract_fx`` (PyTorch does, for ``TORCH_LOGS``) never comes to an end.
+    """
+    spec = _spec_from_file_location(
+        f"{__name__}.passes", folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    module = _module_from_spec(spec)
+    _sys.modules[spec.name] = globals()["passes"] = module
+    spec.loader.exec_module(module)
+
+
 # `passes/` is installed as `tract_fx.passes` but stands beside this folder in the repository. In a checkout that is not
 # installed, or shadows an installed package, or is installed in setuptools' compat mode, it is found here.
 _here = _Path(__file__).parent
 if not (_here / "passes").is_dir() and (_here.parent / "passes").is_dir():
-    __path__.append(str(_here.parent))
+    _load_passes(_here.parent / "passes")
 
 _HOME = {
     "backend": ("TractBackend", "tract_backend"),
@@ -64,7 +82,7 @@ _HOME = {
         "UnknownLayerError",
         "UnsupportedLayerError",
     ),
-    "inspect": ("Explanation", "explain"),
+    "inspect.explanation": ("Explanation", "explain"),
     "options": ("TractOptions",),
     "probing.probes": ("Concern", "ConcernKind", "LayerProbe", "Probe"),
     "probing.session": ("probe",),

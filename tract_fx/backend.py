@@ -10,7 +10,7 @@ import torch
 
 from tract_fx import compat, watch
 from tract_fx.captured import Captured
-from tract_fx.compilers import compile_eagerly, compile_with_inductor
+from tract_fx.compilers import Compiled, compile_eagerly, compile_with_inductor
 from tract_fx.findings import check_names, tell
 from tract_fx.frames import ModelFrame, current_frame
 from tract_fx.inputs import classify
@@ -151,23 +151,23 @@ class TractBackend:
         frame = current_frame(gm)
         captured = Captured(gm, example_inputs, classify(gm, example_inputs, frame.naming), frame.naming, settings)
         check_names(settings.layers, frame, captured.inputs)
-        compiled, record = self._compile(captured, self._lift_lam(captured))
-        self._records.append(record)
-        self._report(captured, frame, record)
-        return compiled
+        compiled = self._compile(captured, self._lift_lam(captured))
+        self._records.append(compiled.record)
+        self._report(captured, frame, compiled)
+        return compiled.call
 
-    def _compile(self, captured: Captured, lam: str | float) -> tuple[Callable[..., Any], GraphRecord]:
+    def _compile(self, captured: Captured, lam: str | float) -> Compiled:
         if captured.settings.inner == "aot_eager":
             return compile_eagerly(captured, lam)
         return compile_with_inductor(captured, lam)
 
-    def _report(self, captured: Captured, frame: ModelFrame, record: GraphRecord) -> None:
-        tell(record, captured.settings)
+    def _report(self, captured: Captured, frame: ModelFrame, compiled: Compiled) -> None:
+        tell(compiled.record, captured.settings, traced=compiled.traced)
         if torch.is_grad_enabled():
             watch.saw_graph(
                 frame.model,
                 (item.name for item in captured.inputs if item.role is Role.PARAMETER),
-                matched=bool(record.matches),
+                matched=bool(compiled.record.matches),
                 quiet=captured.settings.on_unsupported == "ignore",
             )
 

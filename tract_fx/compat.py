@@ -30,6 +30,7 @@ from torch._guards import detect_fake_mode
 from torch._inductor import config as inductor_config
 from torch._inductor.custom_graph_pass import CustomGraphPass
 from torch._inductor.runtime.cache_dir_utils import cache_dir
+from torch._logging import trace_structured
 from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensor, FakeTensorMode
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "compile_fx",
     "compiled_frame_locals",
     "compiled_module",
+    "cpp_compiler",
     "current_joint_pass",
     "detect_fake_mode",
     "inductor_decompositions",
@@ -69,6 +71,7 @@ __all__ = [
     "size_expression",
     "size_hints",
     "source_name",
+    "trace_artifact",
 ]
 
 # What Dynamo puts into a graph for ``torch.func.grad`` and its relatives.
@@ -211,6 +214,17 @@ def aot_eager(
     )(gm, example_inputs)
 
 
+def trace_artifact(name: str, encoding: str, payload: Callable[[], Any]) -> None:
+    """Add a file to the record that ``TORCH_TRACE`` keeps of the compilation under way; ``tlparse`` shows it.
+
+    Args:
+        name: of the file, without a suffix.
+        encoding: ``"string"`` or ``"json"``.
+        payload: makes the content; called only when a record is kept.
+    """
+    trace_structured("artifact", metadata_fn=lambda: {"name": name, "encoding": encoding}, payload_fn=payload)
+
+
 def joint_graph_only(
     gm: torch.fx.GraphModule,
     example_inputs: Sequence[Any],
@@ -311,18 +325,20 @@ def real_scalar(value: float, device: torch.device) -> torch.Tensor:
         return torch.full((), value, dtype=torch.float64, device=device)
 
 
-def can_generate_code(device: torch.device | str) -> bool:
-    """Whether Inductor can compile for a device: on the CPU it needs a C++ compiler."""
+def cpp_compiler() -> str | None:
+    """The C++ compiler that Inductor would call; None when it finds none."""
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
 
-    if torch.device(device).type != "cpu":
-        return True
     try:
-        get_cpp_compiler()
+        return get_cpp_compiler()
     except InvalidCxxCompiler:
-        return False
-    return True
+        return None
+
+
+def can_generate_code(device: torch.device | str) -> bool:
+    """Whether Inductor can compile for a device: on the CPU it needs a C++ compiler."""
+    return torch.device(device).type != "cpu" or cpp_compiler() is not None
 
 
 def reset_cudagraphs() -> None:

@@ -18,6 +18,7 @@ from torch.fx import GraphModule
 from tract_fx import compat
 from tract_fx.backend import TractBackend
 from tract_fx.captured import Captured
+from tract_fx.compilers import Compiled
 from tract_fx.errors import CaptureError, TractError
 from tract_fx.findings import FindingsRecorder
 from tract_fx.frames import ModelFrame
@@ -140,7 +141,7 @@ class _CapturingBackend(TractBackend):
         self.mode = mode
         self.graphs: list[CapturedGraph] = []
 
-    def _compile(self, captured: Captured, lam: str | float) -> tuple[Callable[..., Any], GraphRecord]:
+    def _compile(self, captured: Captured, lam: str | float) -> Compiled:
         reason = compat.break_reason(captured.gm)
         record = GraphRecord()
 
@@ -167,7 +168,7 @@ class _CapturingBackend(TractBackend):
             self.graphs.append(CapturedGraph(before, module, tuple(described), record, reason, captured.naming))
 
         compat.joint_graph_only(captured.gm, captured.example_inputs, keep, compat.inductor_decompositions())
-        return self._shapes_of(captured.gm), record
+        return Compiled(self._shapes_of(captured.gm), record, traced=True)
 
     def _shapes_of(self, gm: GraphModule) -> Callable[..., Any]:
         """What the rest of the call gets from this graph: fake tensors, whatever it was given."""
@@ -180,7 +181,7 @@ class _CapturingBackend(TractBackend):
 
         return run
 
-    def _report(self, captured: Captured, frame: ModelFrame, record: GraphRecord) -> None:
+    def _report(self, captured: Captured, frame: ModelFrame, compiled: Compiled) -> None:
         pass
 
 
