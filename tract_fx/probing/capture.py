@@ -13,6 +13,7 @@ from torch import nn
 from tract_fx import compat
 from tract_fx.backend import TractBackend
 from tract_fx.captured import Captured
+from tract_fx.compilers import Compiled
 from tract_fx.errors import ProbeError, TractError
 from tract_fx.findings import FindingsRecorder
 from tract_fx.frames import ModelFrame
@@ -23,7 +24,6 @@ from tract_fx.passes.first_layer import Match
 from tract_fx.passes.observing_pass import Observe, ObservingPass
 from tract_fx.probing.observe import observe, register
 from tract_fx.probing.observer import StreamingObserver
-from tract_fx.records import GraphRecord
 
 __all__ = ["ObservedLayer", "ObservingBackend", "compiled_apart"]
 
@@ -69,14 +69,15 @@ class ObservingBackend(TractBackend):
         for layer in self.layers.values():
             layer.observer.samples = samples
 
-    def _compile(self, captured: Captured, lam: str | float) -> tuple[Callable[..., Any], GraphRecord]:
+    def _compile(self, captured: Captured, lam: str | float) -> Compiled:
         findings = FindingsRecorder(captured.settings)
         observing = ObservingPass(
             captured.inputs, captured.settings.layers, self._observer, findings, naming=captured.naming
         )
-        return compat.aot_eager(captured.gm, captured.example_inputs, observing), findings.record
+        call = compat.aot_eager(captured.gm, captured.example_inputs, observing)
+        return Compiled(call, findings.record, traced=True)
 
-    def _report(self, captured: Captured, frame: ModelFrame, record: GraphRecord) -> None:
+    def _report(self, captured: Captured, frame: ModelFrame, compiled: Compiled) -> None:
         pass
 
     def _observer(self, match: Match, geometry: PatchGeometry, outputs: int) -> Observe:
