@@ -16,9 +16,12 @@ import pytest
 import torch
 from support.marks import codegen
 from support.python import run
+from support.works import works
 from torch import nn
 
 from tract_fx import TractBackend, UnsupportedLayerError, logs, tract_backend
+
+pytestmark = works("logs")
 
 LINE = "0.weight: convolution rewritten, primal, 1 x (27 x 27), 315 rows, 27 features"
 IDLE = "nothing to rewrite: this graph computes no gradients"

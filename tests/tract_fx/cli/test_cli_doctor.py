@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
+from support.works import works
 
 from tract_fx import cli
 from tract_fx.doctor import checkup as module
 from tract_fx.doctor.checkup import Check, Checkup, State
+
+pytestmark = works("command line")
 
 LIMITED = Check("C++ compiler", State.LIMITED, "none", "Install one.")
 BROKEN = Check("a step", State.BROKEN, "first gradient off by 1e+00")

@@ -11,10 +11,13 @@ from typing import Any
 
 import pytest
 import torch
+from support.works import works
 from torch import nn
 
 import tract_fx
 from tract_fx import cli
+
+pytestmark = works("command line")
 
 
 @pytest.fixture(autouse=True)

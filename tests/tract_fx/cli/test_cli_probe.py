@@ -10,10 +10,13 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from support.works import works
 from torch import nn
 
 import tract_fx
 from tract_fx import cli
+
+pytestmark = works("command line")
 
 
 class Fake:

@@ -10,6 +10,7 @@ import sympy
 import torch
 from support.graphs import joint_graph
 from support.memory import peak_memory
+from support.works import works
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from tract_fx.passes.first_layer import find
@@ -18,6 +19,8 @@ from tract_fx.inspect.cost import LayerCost, layer_cost
 from tract_fx.inspect.flops import step_flops
 from tract_fx.ops.patches import LINEAR, PatchGeometry
 from tract_fx.ops.solve import dual_gradient, primal_gradient
+
+pytestmark = works("explain")
 
 
 def cost_of(model: Callable[..., torch.Tensor], x: torch.Tensor, **arguments: bool) -> LayerCost:

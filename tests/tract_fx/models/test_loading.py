@@ -13,10 +13,13 @@ import timm
 import torch
 import transformers
 from support.python import ROOT
+from support.works import works
 from torch import nn
 
 from tract_fx.models.errors import ModelError
 from tract_fx.models.loading import load_model
+
+pytestmark = works("command line")
 
 
 def refusal(spec: str, **arguments: object) -> str:

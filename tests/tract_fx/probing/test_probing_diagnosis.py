@@ -6,12 +6,15 @@ from typing import Any
 import pytest
 import torch
 from support.natural import natural_images, standardised
+from support.works import works
 from torch import Tensor, nn
 
 from tract_fx import ConcernKind, Probe, probe
 from tract_fx.demo.images import load_digits
 from tract_fx.demo.images import standardised as as_the_demo_does
 from tract_fx.probing.diagnosis import duplicated_channels
+
+pytestmark = works("probe")
 
 IMAGES = natural_images(96, 32)
 GOOD = standardised(IMAGES)

@@ -8,9 +8,12 @@ import torch
 from support.natural import natural_images, standardised
 from support.oracle import squared
 from support.training import gradients
+from support.works import works
 from torch import Tensor, nn
 
 from tract_fx import probe, reference, tract_backend
+
+pytestmark = works("probe")
 
 LAM = 0.1
 GRID = (0.01, 0.1, 3.0)

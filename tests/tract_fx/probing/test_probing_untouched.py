@@ -9,10 +9,13 @@ import pytest
 import torch
 from support.natural import natural_images, standardised
 from support.training import Counter
+from support.works import works
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from tract_fx import ProbeError, probe, tract_backend
+
+pytestmark = works("probe")
 
 IMAGES = standardised(natural_images(12, 12))
 
