@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def draw_throughput(records: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """What each side adds to the compiled plain step of its round: medians, with lines from the 20 % to the 80 % quantile."""
+    """What each side adds to the compiled plain step of its round: medians, and lines from 20 % to 80 % quantiles."""
     figure = _figure(9, 1.6 + 0.62 * len(records))
     axes = figure.subplots()
     axes.axvline(0, color="black", linewidth=0.8)

@@ -1,17 +1,18 @@
-"""The README's tables, made from the committed results.
+"""The tables of the README and the output on the pages of docs/, made from the committed results.
 
-python -m benchmarks.report            # write them into README.md
-python -m benchmarks.report --check    # exit status 1 when README.md has others
+python -m benchmarks.report            # write them there
+python -m benchmarks.report --check    # exit status 1 where something else stands
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,26 +22,41 @@ README = ROOT / "README.md"
 
 
 def main() -> int:
-    """Bring README.md up to date, or tell whether it is."""
+    """Bring every page up to date, or tell whether they are."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="change nothing")
     arguments = parser.parse_args()
-    before = README.read_text()
-    after = updated(before)
-    if arguments.check:
-        return int(before != after)
-    README.write_text(after)
-    return 0
+    stale = 0
+    for page, parts in pages().items():
+        before = page.read_text()
+        after = updated(before, parts)
+        stale |= before != after
+        if not arguments.check:
+            page.write_text(after)
+    return int(stale) if arguments.check else 0
 
 
-def updated(text: str) -> str:
-    """``text`` with every marked table replaced by the one that the results give."""
-    for name, render in TABLES.items():
+def updated(text: str, parts: Mapping[str, Callable[[], str]]) -> str:
+    """``text`` with every marked part replaced by the one that the results give."""
+    for name, render in parts.items():
         marked = re.compile(rf"(<!-- begin {name} -->\n).*?(<!-- end {name} -->)", re.DOTALL)
         if not marked.search(text):
-            raise ValueError(f"README.md has no place for the table {name!r}")
-        text = marked.sub(rf"\g<1>{render()}\g<2>", text)
+            raise ValueError(f"no place for the table {name!r}")
+        content = render()
+        text = marked.sub(lambda found, content=content: found[1] + content + found[2], text)
     return text
+
+
+def pages() -> dict[Path, dict[str, Callable[[], str]]]:
+    """Every page with the parts that are made."""
+    outputs = {path.stem: functools.partial(output, path) for path in sorted((RESULTS / "tutorial").glob("*.txt"))}
+    readme = TABLES | {"explain": outputs["explain"]}
+    return {README: readme, ROOT / "docs" / "odd-loss.md": outputs}
+
+
+def output(path: Path) -> str:
+    """A command with what it printed."""
+    return f"```console\n{path.read_text()}```\n"
 
 
 def raw_pixels() -> str:
@@ -103,6 +119,26 @@ def gram() -> str:
         )
     heads = ("layer", "batch", "rows x features", "operator", "unfold float32 / it", "unfold float64 / it")
     return table((*heads, "extra memory", "unfold float32 / it"), rows)
+
+
+def first_step() -> str:
+    """Compile time and memory: the plain compile, and what the others take beside it."""
+    rows = []
+    for record in lines("first_step.jsonl"):
+        plain, *others = record["sides"]
+        cells = (
+            f"{percent(record['compile_ratio'][side])}, {record['sides'][side]['peak_mib']:,.0f} MiB" for side in others
+        )
+        base = record["sides"][plain]
+        rows.append(
+            (
+                record["workload"],
+                record["batch"],
+                f"{base['compile_seconds']:.0f} s, {base['peak_mib']:,.0f} MiB",
+                *cells,
+            )
+        )
+    return table(("training step", "batch", "compiled, plain", "compiled tract-fx", "compiled torch-tract"), rows)
 
 
 def solve() -> str:
@@ -174,6 +210,7 @@ NETWORKS = {"resnet": "ResNet", "vit": "ViT"}
 TABLES: dict[str, Callable[[], str]] = {
     "raw_pixels": raw_pixels,
     "throughput": throughput,
+    "first_step": first_step,
     "gram": gram,
     "solve": solve,
     "demo": demo,

@@ -22,7 +22,14 @@ from tract_fx.passes.batch import BatchDimension, batch_of
 from tract_fx.passes.calls import Call, Kind, Side, calls, is_layer_operator
 from tract_fx.passes.dependence import Dependence, Meeting, dependences, first_meeting
 from tract_fx.passes.joint_graph import JointGraph, Role, operator_of
-from tract_fx.passes.obstacles import BY_HAND, WAY_OUT, differentiated_by_hand, obstacle, other_products
+from tract_fx.passes.obstacles import (
+    BY_HAND,
+    WAY_OUT,
+    differentiated_by_hand,
+    obstacle,
+    obstacle_in_batch,
+    other_products,
+)
 from tract_fx.passes.weight_gradient import AmbiguousGradientError, WeightGradient, weight_gradient
 
 __all__ = ["Findings", "Form", "Match", "Rejection", "RejectionKind", "find", "is_named"]
@@ -98,10 +105,11 @@ class Rejection:
 
 @dataclasses.dataclass(frozen=True)
 class Findings:
-    """What :func:`find` has seen, in the order of the graph."""
+    """What :func:`find` has seen, in the order of the graph; ``has_gradients`` is whether the graph computes any."""
 
     matches: tuple[Match, ...] = ()
     rejections: tuple[Rejection, ...] = ()
+    has_gradients: bool = False
 
 
 def find(joint: JointGraph, layers: str | tuple[str, ...] = "first", *, shared: bool = False) -> Findings:
@@ -137,7 +145,7 @@ def find(joint: JointGraph, layers: str | tuple[str, ...] = "first", *, shared: 
     elif not done:
         taken_or_refused = [*matches, *(item for item in rejections if item.kind is RejectionKind.UNSUPPORTED)]
         rejections.extend(_named_but_not_called(joint, layers, taken_or_refused))
-    return Findings(matches, tuple(rejections))
+    return Findings(matches, tuple(rejections), has_gradients=True)
 
 
 def is_named(name: str, layer: str, weights: Iterable[str]) -> bool:
@@ -173,7 +181,8 @@ def _match(
     def refuse(reason: str, advice: str = WAY_OUT) -> Rejection:
         return Rejection(RejectionKind.UNSUPPORTED, layer, weights, call.operator, reason, advice)
 
-    if (found := obstacle(joint, call, weights)) is not None:
+    batch = batch_of(call.weight) if call.weight.meta["val"].dim() == 3 and call.kind is Kind.PRODUCT else ()
+    if (found := obstacle(joint, call, weights) or obstacle_in_batch(batch)) is not None:
         return refuse(found.reason, found.advice)
     try:
         gradient = weight_gradient(joint, call)
@@ -182,12 +191,8 @@ def _match(
     if gradient is None:
         reason = "the gradient of its weight is not computed"
         return Rejection(RejectionKind.NO_GRADIENT, layer, weights, call.operator, reason)
-    batch = batch_of(call.weight) if call.weight.meta["val"].dim() == 3 and call.kind is Kind.PRODUCT else ()
-    shared = any(item.shared for item in batch)
-    if shared and sum(isinstance(item.size, torch.SymInt) for item in batch) > 1:
-        return refuse("its weight is broadcast along several dimensions of sizes that are known at run time only")
     rows, features, groups = _sizes(call, batch)
-    form = Form.PRIMAL if shared else _choose_form(rows, features)
+    form = Form.PRIMAL if any(item.shared for item in batch) else _choose_form(rows, features)
     if shared_covariance and form is Form.DUAL:
         if features > LARGEST_DYNAMIC_PRIMAL:
             size = f"{features} x {features}, {8 * features**2 / 2**20:,.0f} MiB"

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
+import torch
 from torch.fx import Node
+from tract_fx.passes.batch import BatchDimension
 from tract_fx.passes.calls import Call, Kind, Side
 from tract_fx.passes.dependence import Dependence, operands
 from tract_fx.passes.joint_graph import JointGraph, Role, is_backward, operator_of, target_of
 
-__all__ = ["BY_HAND", "WAY_OUT", "Obstacle", "OtherProduct", "differentiated_by_hand", "obstacle", "other_products"]
+__all__ = [
+    "BY_HAND",
+    "WAY_OUT",
+    "Obstacle",
+    "OtherProduct",
+    "differentiated_by_hand",
+    "obstacle",
+    "obstacle_in_batch",
+    "other_products",
+]
 
 WAY_OUT = (
     'Name other layers with layers=[...], or let this one train with its plain gradient with on_unsupported="warn" or '
@@ -74,6 +85,14 @@ def obstacle(joint: JointGraph, call: Call, weights: Iterable[str]) -> Obstacle 
         return Obstacle(f"its input has dtype {value.dtype}; the covariance is defined for real floating-point numbers")
     if value.device.type == "mps":
         return Obstacle("the covariance needs float64, which the mps device does not have")
+    return None
+
+
+def obstacle_in_batch(batch: Sequence[BatchDimension]) -> Obstacle | None:
+    """What stands against telling rows from groups in the batch of a batched product."""
+    dynamic = sum(isinstance(item.size, torch.SymInt) for item in batch)
+    if dynamic > 1 and any(item.shared for item in batch):
+        return Obstacle("its weight is broadcast along several dimensions of sizes that are known at run time only")
     return None
 
 

@@ -46,7 +46,7 @@ from tract_fx.ops.shared import describe_layer, hold, shared_gradient, start_cov
 from tract_fx.ops.solve import dual_gradient, primal_gradient
 from tract_fx.ranks import Group
 
-__all__ = ["Sharing", "apply", "apply_shared"]
+__all__ = ["Operands", "Sharing", "apply", "apply_shared", "laid_out_as", "operands_of", "replace_gradient"]
 
 aten = torch.ops.aten
 
@@ -79,15 +79,29 @@ def apply(match: Match, lam: Node | float, decompositions: Decompositions | None
         lam: the node that holds ``lam``, or its value.
         decompositions: those that the rest of the graph was traced with.
     """
+    variable = [lam] if isinstance(lam, Node) else []
+    formula = _formula(match, None if variable else lam)
+    replace_gradient(match, formula, [match.call.input, match.gradient.output_gradient, *variable], decompositions)
+    match.call.output.meta[REWRITTEN] = True
+
+
+def replace_gradient(
+    match: Match, formula: Callable[..., Tensor], others: list[Node], decompositions: Decompositions | None = None
+) -> None:
+    """Put ``formula(gradient, *others)`` in the place of the weight gradient of a match.
+
+    Args:
+        match: a result of :func:`~tract_fx.passes.first_layer.find` on the graph as it is now.
+        formula: on tensors; its result has the shape of the gradient, and its dtype or a wider one.
+        others: nodes whose values it is given beside the gradient.
+        decompositions: those that the rest of the graph was traced with.
+    """
     gradient = match.gradient.node
-    arguments = [match.call.input, gradient, match.gradient.output_gradient]
-    if isinstance(lam, Node):
-        arguments.append(lam)
+    arguments = [gradient, *others]
     users = list(gradient.users)  # before the new nodes, some of which use the gradient too
-    traced = _trace(_formula(match, None if isinstance(lam, Node) else lam), arguments, decompositions)
+    traced = _trace(formula, arguments, decompositions)
     (result,) = _inline(traced, arguments, after=gradient, like=gradient)
     _replace(gradient, result, users)
-    match.call.output.meta[REWRITTEN] = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +144,7 @@ def apply_shared(
     def finish(
         input: Tensor, gradient: Tensor, output_gradient: Tensor, started: Tensor, exponent: Tensor, *lam: Tensor
     ) -> Tensor:
-        operands = _layout(match, input, gradient, output_gradient)
+        operands = operands_of(match, input, gradient, output_gradient)
         new = shared_gradient(
             started, exponent, operands.gradient, _as_tensor(lam, constant, input), sharing.groups, layer
         )
@@ -181,8 +195,8 @@ def _as_tensor(lam: tuple[Tensor, ...], constant: float | None, like: Tensor) ->
 def _formula(match: Match, constant: float | None) -> Callable[..., Tensor]:
     """The new gradient as a function of the old one's surroundings, in float32 or float64 and the old one's shape."""
 
-    def formula(input: Tensor, gradient: Tensor, output_gradient: Tensor, *lam: Tensor) -> Tensor:
-        operands = _layout(match, input, gradient, output_gradient)
+    def formula(gradient: Tensor, input: Tensor, output_gradient: Tensor, *lam: Tensor) -> Tensor:
+        operands = operands_of(match, input, gradient, output_gradient)
         new = operands.solve(match.form, lam[0].to(input.device) if lam else constant)
         return _in_place_of(gradient, operands.restore(new))
 
@@ -190,10 +204,10 @@ def _formula(match: Match, constant: float | None) -> Callable[..., Tensor]:
 
 
 def _in_place_of(old: Tensor, new: Tensor) -> Tensor:
-    return _laid_out_as(new, old).to(torch.promote_types(old.dtype, torch.float32))
+    return laid_out_as(new, old).to(torch.promote_types(old.dtype, torch.float32))
 
 
-def _laid_out_as(new: Tensor, old: Tensor) -> Tensor:
+def laid_out_as(new: Tensor, old: Tensor) -> Tensor:
     """``new`` with its dimensions in memory in the order of those of ``old``: later nodes may view it."""
     order = sorted(range(old.dim()), key=old.stride, reverse=True)
     inverse = sorted(range(old.dim()), key=order.__getitem__)
@@ -201,23 +215,31 @@ def _laid_out_as(new: Tensor, old: Tensor) -> Tensor:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Operands:
-    """Arguments of the closed form in the layout of ``tract_fx.ops``, and the way back to the gradient's own."""
+class Operands:
+    """Arguments of the closed form in the layout of ``tract_fx.ops``, and the way back to the gradient's own.
+
+    ``gradient`` is ``(groups, outputs, n)``. Where entries of a batch share one weight it is
+    ``(groups, shared * outputs, n)``, and what the weight gets is the sum over ``shared``; the parts stand one below the
+    other.
+    """
 
     input: Tensor
-    geometry: Any
+    geometry: PatchGeometry
     gradient: Tensor
+    outputs: int
     output_gradient: Tensor
     rows: Any
     restore: Callable[[Tensor], Tensor]
 
     def solve(self, form: Form, lam: Tensor | float) -> Tensor:
+        """The gradient that TrAct puts in the place of ``gradient``, in its layout."""
         if form is Form.DUAL:
             return dual_gradient(self.input, self.output_gradient, self.rows, lam, self.geometry)
         return primal_gradient(self.input, self.gradient, self.rows, lam, self.geometry)
 
 
-def _layout(match: Match, input: Tensor, gradient: Tensor, output_gradient: Tensor) -> _Operands:
+def operands_of(match: Match, input: Tensor, gradient: Tensor, output_gradient: Tensor) -> Operands:
+    """The values of a match's nodes as the closed form takes them."""
     layout = _convolution_layout if match.call.kind is Kind.CONVOLUTION else _product_layout
     return layout(match, input, gradient, output_gradient)
 
@@ -244,21 +266,22 @@ def _product_rows(match: Match, input: Tensor) -> tuple[Tensor, Folding | None]:
     return folding.fold(rows), folding
 
 
-def _convolution_layout(match: Match, input: Tensor, gradient: Tensor, output_gradient: Tensor) -> _Operands:
+def _convolution_layout(match: Match, input: Tensor, gradient: Tensor, output_gradient: Tensor) -> Operands:
     groups, shape = match.groups, gradient.shape
     # (batch, groups * m, *output) -> (groups, batch * output, m)
     by_group = output_gradient.flatten(2).unflatten(1, (groups, shape[0] // groups))
-    return _Operands(
+    return Operands(
         input=input,
         geometry=match.call.geometry,
         gradient=gradient.reshape(groups, shape[0] // groups, match.features),
+        outputs=shape[0] // groups,
         output_gradient=by_group.permute(1, 0, 3, 2).flatten(1, 2),
         rows=output_gradient.shape[0] * math.prod(output_gradient.shape[2:]),  # torch.Size.numel() would fix sizes
         restore=lambda new: new.reshape(shape),
     )
 
 
-def _product_layout(match: Match, input: Tensor, gradient: Tensor, output_gradient: Tensor) -> _Operands:
+def _product_layout(match: Match, input: Tensor, gradient: Tensor, output_gradient: Tensor) -> Operands:
     """Rows as ``(r, n)``, or grouped channels ``(r, groups * n)`` for a batched product."""
     left = match.call.side is Side.LEFT
     rows, folding = _product_rows(match, input)
@@ -277,10 +300,11 @@ def _product_layout(match: Match, input: Tensor, gradient: Tensor, output_gradie
             new = folding.unfold(new, as_before)
         return (new if left or dims == 1 else new.transpose(1, 2)).reshape(shape)
 
-    return _Operands(
+    return Operands(
         input=rows.transpose(0, 1).flatten(1),
         geometry=geometry,
         gradient=weights,
+        outputs=as_before[1],
         output_gradient=outputs,
         rows=rows.shape[1],
         restore=restore,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from torch.fx import Graph
@@ -29,6 +30,7 @@ class TractPass(CustomGraphPass):
         before: passes of the user, run first.
         naming: how layers are called.
         sharing: processes that share covariances, if any.
+        watch: makes the context in which a graph that has matches is changed; it sees the graph before and after.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class TractPass(CustomGraphPass):
         before: Sequence[Callable[[Graph], None]] = (),
         naming: Naming = DEFAULT_NAMING,
         sharing: rewrite.Sharing | None = None,
+        watch: Callable[[Graph], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         self.inputs = tuple(inputs)
         self.layers = layers
@@ -52,6 +55,7 @@ class TractPass(CustomGraphPass):
         self.before = tuple(before)
         self.naming = naming
         self.sharing = sharing
+        self.watch = watch
 
     def __call__(self, graph: Graph) -> None:
         """Run the user's passes, then find and rewrite; a graph without a match is left as it is."""
@@ -65,12 +69,13 @@ class TractPass(CustomGraphPass):
         lam = self.lam if joint.lam_node is None else joint.lam_node
         decompositions = self.decompositions()
         tangent = joint.first_tangent
-        for match in findings.matches:
-            if self.sharing is None:
-                rewrite.apply(match, lam, decompositions)
-            else:
-                tangent = rewrite.apply_shared(match, lam, self.sharing, tangent, decompositions)
-        graph.lint()
+        with self.watch(graph):
+            for match in findings.matches:
+                if self.sharing is None:
+                    rewrite.apply(match, lam, decompositions)
+                else:
+                    tangent = rewrite.apply_shared(match, lam, self.sharing, tangent, decompositions)
+            graph.lint()
 
     def uuid(self) -> tuple[Any, ...] | None:
         """Key of this pass in the caches, or None - no caching - when a pass of the user has none."""

@@ -4,7 +4,10 @@
 >>> model = torch.compile(model, backend=tract_fx.tract_backend(lam=0.1))  # doctest: +SKIP
 """
 
+import sys as _sys
 from importlib import import_module as _import_module
+from importlib.util import module_from_spec as _module_from_spec
+from importlib.util import spec_from_file_location as _spec_from_file_location
 from pathlib import Path as _Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,22 +17,30 @@ if TYPE_CHECKING:
         CaptureError,
         DisagreementError,
         OptionError,
+        ProbeError,
         TractError,
         TractWarning,
         UnknownLayerError,
         UnsupportedLayerError,
     )
-    from tract_fx.inspect import Explanation, explain
+    from tract_fx.inspect.explanation import Explanation, explain
     from tract_fx.options import TractOptions
+    from tract_fx.probing.probes import Concern, ConcernKind, LayerProbe, Probe
+    from tract_fx.probing.session import probe
     from tract_fx.records import LayerMatch, LayerRejection
 
 __all__ = [
     "CaptureError",
+    "Concern",
+    "ConcernKind",
     "DisagreementError",
     "Explanation",
     "LayerMatch",
+    "LayerProbe",
     "LayerRejection",
     "OptionError",
+    "Probe",
+    "ProbeError",
     "TractBackend",
     "TractError",
     "TractOptions",
@@ -37,14 +48,30 @@ __all__ = [
     "UnknownLayerError",
     "UnsupportedLayerError",
     "explain",
+    "probe",
     "tract_backend",
 ]
+
+
+def _load_passes(folder: _Path) -> None:
+    """Make ``folder`` the package ``tract_fx.passes``.
+
+    Adding its parent to ``__path__`` would do the same in one line, but the parent also holds this package, and then
+    whoever walks through the modules of ``tract_fx`` (PyTorch does, for ``TORCH_LOGS``) never comes to an end.
+    """
+    spec = _spec_from_file_location(
+        f"{__name__}.passes", folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    module = _module_from_spec(spec)
+    _sys.modules[spec.name] = globals()["passes"] = module
+    spec.loader.exec_module(module)
+
 
 # `passes/` is installed as `tract_fx.passes` but stands beside this folder in the repository. In a checkout that is not
 # installed, or shadows an installed package, or is installed in setuptools' compat mode, it is found here.
 _here = _Path(__file__).parent
 if not (_here / "passes").is_dir() and (_here.parent / "passes").is_dir():
-    __path__.append(str(_here.parent))
+    _load_passes(_here.parent / "passes")
 
 _HOME = {
     "backend": ("TractBackend", "tract_backend"),
@@ -52,13 +79,16 @@ _HOME = {
         "CaptureError",
         "DisagreementError",
         "OptionError",
+        "ProbeError",
         "TractError",
         "TractWarning",
         "UnknownLayerError",
         "UnsupportedLayerError",
     ),
-    "inspect": ("Explanation", "explain"),
+    "inspect.explanation": ("Explanation", "explain"),
     "options": ("TractOptions",),
+    "probing.probes": ("Concern", "ConcernKind", "LayerProbe", "Probe"),
+    "probing.session": ("probe",),
     "records": ("LayerMatch", "LayerRejection"),
 }
 

@@ -11,7 +11,7 @@ import torch
 
 from tract_fx import compat, ranks, watch
 from tract_fx.captured import Captured
-from tract_fx.compilers import compile_eagerly, compile_with_inductor
+from tract_fx.compilers import Compiled, compile_eagerly, compile_with_inductor
 from tract_fx.errors import TractError, TractWarning
 from tract_fx.findings import check_names, tell
 from tract_fx.frames import ModelFrame, current_frame
@@ -191,35 +191,35 @@ class TractBackend:
         )
         try:
             check_names(settings.layers, frame, captured.inputs)
-            compiled, record = self._compile(captured, self._lift_lam(captured))
+            compiled = self._compile(captured, self._lift_lam(captured))
         except TractError as error:
             _tell_the_others(captured, str(error))
             raise
-        if not record.matches:
+        if not compiled.record.matches:
             _tell_the_others(
-                captured, "; ".join(map(str, record.rejections)) or "no layer of its graph is a first layer"
+                captured, "; ".join(map(str, compiled.record.rejections)) or "no layer of its graph is a first layer"
             )
-        self._records.append(record)
-        self._report(captured, frame, record)
-        return compiled
+        self._records.append(compiled.record)
+        self._report(captured, frame, compiled)
+        return compiled.call
 
     def _groups(self, settings: TractOptions) -> tuple[ranks.Group, ...]:
         return sharing_groups(settings.process_group)
 
-    def _compile(self, captured: Captured, lam: str | float) -> tuple[Callable[..., Any], GraphRecord]:
+    def _compile(self, captured: Captured, lam: str | float) -> Compiled:
         if captured.settings.inner == "aot_eager":
             return compile_eagerly(captured, lam)
         return compile_with_inductor(captured, lam)
 
-    def _report(self, captured: Captured, frame: ModelFrame, record: GraphRecord) -> None:
-        tell(record, captured.settings)
-        if record.matches:
+    def _report(self, captured: Captured, frame: ModelFrame, compiled: Compiled) -> None:
+        tell(compiled.record, captured.settings, traced=compiled.traced)
+        if compiled.record.matches:
             self._tell_about_processes(captured)
         if torch.is_grad_enabled():
             watch.saw_graph(
                 frame.model,
                 (item.name for item in captured.inputs if item.role is Role.PARAMETER),
-                matched=bool(record.matches),
+                matched=bool(compiled.record.matches),
                 quiet=captured.settings.on_unsupported == "ignore",
             )
 

@@ -12,7 +12,9 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
+import sympy
 import torch
+from torch._dynamo.exc import BackendCompilerFailed
 from torch._dynamo.source import ConstantSource
 from torch._functorch import eager_transforms
 from torch._functorch._aot_autograd.descriptors import (
@@ -29,11 +31,13 @@ from torch._guards import detect_fake_mode
 from torch._inductor import config as inductor_config
 from torch._inductor.custom_graph_pass import CustomGraphPass
 from torch._inductor.runtime.cache_dir_utils import cache_dir
+from torch._logging import trace_structured
 from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensor, FakeTensorMode
 
 __all__ = [
     "FUNCTORCH_GRAD",
     "AOTInput",
+    "BackendCompilerFailed",
     "BufferAOTInput",
     "CustomGraphPass",
     "FakeCopyMode",
@@ -53,6 +57,7 @@ __all__ = [
     "compile_fx",
     "compiled_frame_locals",
     "compiled_module",
+    "cpp_compiler",
     "current_joint_pass",
     "detect_fake_mode",
     "distributed_parts",
@@ -74,7 +79,10 @@ __all__ = [
     "preserving_no_metadata",
     "real_scalar",
     "reset_cudagraphs",
+    "size_expression",
+    "size_hints",
     "source_name",
+    "trace_artifact",
 ]
 
 # What Dynamo puts into a graph for ``torch.func.grad`` and its relatives.
@@ -217,6 +225,17 @@ def aot_eager(
     )(gm, example_inputs)
 
 
+def trace_artifact(name: str, encoding: str, payload: Callable[[], Any]) -> None:
+    """Add a file to the record that ``TORCH_TRACE`` keeps of the compilation under way; ``tlparse`` shows it.
+
+    Args:
+        name: of the file, without a suffix.
+        encoding: ``"string"`` or ``"json"``.
+        payload: makes the content; called only when a record is kept.
+    """
+    trace_structured("artifact", metadata_fn=lambda: {"name": name, "encoding": encoding}, payload_fn=payload)
+
+
 def joint_graph_only(
     gm: torch.fx.GraphModule,
     example_inputs: Sequence[Any],
@@ -317,18 +336,20 @@ def real_scalar(value: float, device: torch.device) -> torch.Tensor:
         return torch.full((), value, dtype=torch.float64, device=device)
 
 
-def can_generate_code(device: torch.device | str) -> bool:
-    """Whether Inductor can compile for a device: on the CPU it needs a C++ compiler."""
+def cpp_compiler() -> str | None:
+    """The C++ compiler that Inductor would call; None when it finds none."""
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
 
-    if torch.device(device).type != "cpu":
-        return True
     try:
-        get_cpp_compiler()
+        return get_cpp_compiler()
     except InvalidCxxCompiler:
-        return False
-    return True
+        return None
+
+
+def can_generate_code(device: torch.device | str) -> bool:
+    """Whether Inductor can compile for a device: on the CPU it needs a C++ compiler."""
+    return torch.device(device).type != "cpu" or cpp_compiler() is not None
 
 
 def reset_cudagraphs() -> None:
@@ -432,3 +453,14 @@ def engine_groups(engine: torch.nn.Module) -> tuple[Any, ...]:
             names = ("shard_process_group", "replicate_process_group")
             return tuple(getattr(info, name) for name in names if hasattr(info, name))
     raise LookupError("no parameters")
+
+
+def size_expression(size: torch.SymInt) -> sympy.Expr:
+    """A symbolic size as an expression in the symbols of its graph."""
+    return size.node.expr
+
+
+def size_hints(size: torch.SymInt) -> dict[sympy.Symbol, int]:
+    """What the symbols of a size were in the example; one that depends on data (of ``nonzero``) is left out."""
+    known = size.node.shape_env.backed_var_to_val
+    return {symbol: int(known[symbol]) for symbol in size.node.expr.free_symbols if symbol in known}

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from tract_fx import compat
 from tract_fx.captured import Captured
 from tract_fx.findings import FindingsRecorder
+from tract_fx.logs import showing
 from tract_fx.passes.tract_pass import TractPass
 from tract_fx.records import GraphRecord, RecordStore
 
-__all__ = ["compile_eagerly", "compile_with_inductor"]
+__all__ = ["Compiled", "compile_eagerly", "compile_with_inductor"]
 
 JOINT_PASS = "joint_custom_pre_pass"
 
-Compiled = tuple[Callable[..., Any], GraphRecord]
+
+class Compiled(NamedTuple):
+    """A compiled graph, its findings, and whether the pass ran: on a cache hit it did not."""
+
+    call: Callable[..., Any]
+    record: GraphRecord
+    traced: bool
 
 
 def compile_eagerly(captured: Captured, lam: str | float) -> Compiled:
@@ -28,9 +35,11 @@ def compile_eagerly(captured: Captured, lam: str | float) -> Compiled:
         (),
         findings,
         naming=captured.naming,
+        watch=showing,
         sharing=captured.sharing,
     )
-    return compat.aot_eager(captured.gm, captured.example_inputs, tract_pass), findings.record
+    call = compat.aot_eager(captured.gm, captured.example_inputs, tract_pass)
+    return Compiled(call, findings.record, traced=True)
 
 
 def compile_with_inductor(captured: Captured, lam: str | float) -> Compiled:
@@ -49,12 +58,13 @@ def compile_with_inductor(captured: Captured, lam: str | float) -> Compiled:
         before=_as_sequence(patches.get(JOINT_PASS, compat.current_joint_pass())),
         naming=captured.naming,
         sharing=captured.sharing,
+        watch=showing,
     )
-    compiled = compat.compile_fx(captured.gm, captured.example_inputs, patches)
+    call = compat.compile_fx(captured.gm, captured.example_inputs, patches)
     if findings.called:
         store.save(findings.record)
-        return compiled, findings.record
-    return compiled, store.record or GraphRecord()
+        return Compiled(call, findings.record, traced=True)
+    return Compiled(call, store.record or GraphRecord(), traced=False)
 
 
 def _as_sequence(passes: Any) -> tuple[Any, ...]:

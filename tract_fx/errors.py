@@ -4,6 +4,7 @@ __all__ = [
     "CaptureError",
     "DisagreementError",
     "OptionError",
+    "ProbeError",
     "TractError",
     "TractWarning",
     "UnknownLayerError",
@@ -25,6 +26,10 @@ class CaptureError(TractError, RuntimeError):
 
 class DisagreementError(TractError, RuntimeError):
     """Processes that share the covariance of a layer do not do the same; the message names their ranks."""
+
+
+class ProbeError(TractError, RuntimeError):
+    """A model and a loader that were to be probed cannot be."""
 
 
 class UnknownLayerError(TractError, LookupError):

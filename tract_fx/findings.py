@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Sequence
 
 from tract_fx.errors import TractWarning, UnknownLayerError, UnsupportedLayerError
 from tract_fx.frames import ModelFrame
+from tract_fx.logs import log_findings
 from tract_fx.options import TractOptions, closest
 from tract_fx.passes.first_layer import Findings, Match, Rejection, RejectionKind, is_named
 from tract_fx.passes.joint_graph import GraphInput
 from tract_fx.records import GraphRecord, LayerMatch, LayerRejection
 
 __all__ = ["FindingsRecorder", "check_names", "tell"]
-
-log = logging.getLogger(__name__)
 
 INFORMATION = (RejectionKind.CONSTANT_INPUT.value, RejectionKind.NO_GRADIENT.value)
 
@@ -32,10 +30,13 @@ class FindingsRecorder:
         """Take the findings of one graph, before it is changed."""
         self.called = True
         self.record = GraphRecord(
-            tuple(map(_describe_match, findings.matches)), tuple(map(_describe_rejection, findings.rejections))
+            tuple(map(_describe_match, findings.matches)),
+            tuple(map(_describe_rejection, findings.rejections)),
+            findings.has_gradients,
         )
         unsupported = [item for item in self.record.rejections if item.kind == RejectionKind.UNSUPPORTED.value]
         if unsupported and self.settings.on_unsupported == "error":
+            log_findings(self.record, traced=True)
             raise UnsupportedLayerError("\n".join(f"TrAct cannot be applied to {item}" for item in unsupported))
 
 
@@ -62,14 +63,19 @@ def _describe_rejection(rejection: Rejection) -> LayerRejection:
     )
 
 
-def tell(record: GraphRecord, settings: TractOptions) -> None:
-    """Log and warn from the record, so that a cache hit says the same as the compile that filled the cache."""
-    if record.matches:  # one line a graph, that names every layer of a model with several stems
-        log.info("%s", "; ".join(map(str, record.matches)))
+def tell(record: GraphRecord, settings: TractOptions, *, traced: bool) -> None:
+    """Log and warn from the record, so that a cache hit says the same as the compile that filled the cache.
+
+    Args:
+        record: the findings of a graph.
+        settings: whether the user wants to be warned.
+        traced: whether the pass ran; False on a cache hit.
+    """
+    log_findings(record, traced=traced)
+    if settings.on_unsupported == "ignore":
+        return
     for rejection in record.rejections:
-        if rejection.kind in INFORMATION or settings.on_unsupported == "ignore":
-            log.info("not rewritten: %s", rejection)
-        else:
+        if rejection.kind not in INFORMATION:
             warnings.warn(f"TrAct is not applied: {rejection}", TractWarning, stacklevel=2)
 
 

@@ -82,10 +82,21 @@ class LayerRejection:
 
 @dataclasses.dataclass(frozen=True)
 class GraphRecord:
-    """The findings of one compiled graph."""
+    """The findings of one compiled graph; ``has_gradients`` is whether it computes any."""
 
     matches: tuple[LayerMatch, ...] = ()
     rejections: tuple[LayerRejection, ...] = ()
+    has_gradients: bool = False
+
+    def __str__(self) -> str:
+        """One line that names every layer of a model with several stems, and says what was not rewritten."""
+        parts = [*map(str, self.matches), *(f"not rewritten: {rejection}" for rejection in self.rejections)]
+        if parts:
+            return "; ".join(parts)
+        why = (
+            "no layer of this graph is fed by data alone" if self.has_gradients else "this graph computes no gradients"
+        )
+        return f"nothing to rewrite: {why}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain lists and dictionaries."""
@@ -97,6 +108,7 @@ class GraphRecord:
         return cls(
             tuple(LayerMatch(**match) for match in data["matches"]),
             tuple(LayerRejection(**rejection) for rejection in data["rejections"]),
+            data["has_gradients"],
         )
 
 

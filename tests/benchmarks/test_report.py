@@ -1,6 +1,7 @@
-"""Every number in the README comes from a committed result file."""
+"""Every number on a page comes from a committed result file."""
 
 import json
+from pathlib import Path
 
 import pytest
 from support.works import FEATURES
@@ -8,14 +9,15 @@ from support.works import FEATURES
 from benchmarks import report
 
 
-def test_the_readme_has_the_tables_that_the_results_give() -> None:
-    text = report.README.read_text()
-    assert report.updated(text) == text, "run: python -m benchmarks.report"
+@pytest.mark.parametrize("page", report.pages(), ids=lambda page: page.name)
+def test_the_pages_have_what_the_results_give(page: Path) -> None:
+    text = page.read_text()
+    assert report.updated(text, report.pages()[page]) == text, "run: python -m benchmarks.report"
 
 
 def test_every_table_has_a_place() -> None:
     with pytest.raises(ValueError, match="no place for the table"):
-        report.updated("a README without tables")
+        report.updated("a README without tables", report.TABLES)
 
 
 def test_numbers() -> None:

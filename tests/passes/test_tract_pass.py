@@ -1,5 +1,8 @@
 """The pass as Inductor sees it: one callable with a key."""
 
+import contextlib
+from collections.abc import Iterator
+
 import pytest
 import torch
 from support.graphs import joint_graph
@@ -62,3 +65,23 @@ def test_an_error_on_the_findings_leaves_the_graph_as_it_was() -> None:
     with pytest.raises(RuntimeError, match="no"):
         make(inputs=joint.inputs, on_findings=refuse)(joint.graph)
     assert str(joint.graph) == before
+
+
+def test_whoever_watches_sees_a_graph_before_and_after_its_change_and_no_other() -> None:
+    seen = []
+
+    @contextlib.contextmanager
+    def watch(graph: torch.fx.Graph) -> Iterator[None]:
+        seen.append(str(graph))
+        yield
+        graph.lint()
+        seen.append(str(graph))
+
+    joint = joint_graph(nn.Sequential(nn.Conv2d(3, 4, 3)), torch.randn(2, 3, 9, 8))
+    before = str(joint.graph)
+    tract_pass = make(inputs=joint.inputs, watch=watch)
+    tract_pass(joint.graph)
+    assert seen == [before, str(joint.graph)]
+    assert seen[0] != seen[1]
+    tract_pass(joint.graph)  # nothing is left to do
+    assert len(seen) == 2

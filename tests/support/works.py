@@ -60,6 +60,10 @@ FEATURES = {
     "errors": ("loud", "What cannot be rewritten is an error that names the layer, the reason and the way out"),
     "inner gradients": ("loud", "A gradient taken inside of the compiled function is an error"),
     "skipped": ("loud", "A model, or first layer, that Dynamo skips is a warning before the optimiser's first step"),
+    "explain": ("seeing", "`explain`: names, costs and graphs are right, and it leaves nothing behind"),
+    "probe": ("seeing", "`probe`: each planted fault is told, and good data are not; every number against float64"),
+    "logs": ("seeing", '`TORCH_LOGS="tract"`, `TORCH_TRACE` and `tlparse`, also from a cache'),
+    "command line": ("seeing", "`tract-fx explain`, `probe`, `doctor`: exit status, suggestions, models by name"),
     "processes": (
         "many processes",
         "DDP, `no_sync`, ZeRO, FSDP2, HSDP: gradients are those of one process with the whole batch",

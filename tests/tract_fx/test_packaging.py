@@ -18,6 +18,18 @@ def test_every_package_is_installed() -> None:
     assert set(declared) == found | {"tract_fx.passes"}
 
 
+def test_every_file_that_is_no_module_is_installed() -> None:
+    """Style sheets, scripts and templates of pages, and the mark of a typed package."""
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    installed = {path for package, globs in declared.items() for glob in globs for path in folder(package).glob(glob)}
+    files = {path for path in (ROOT / "tract_fx").rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert files == installed
+
+
+def folder(package: str) -> Path:
+    return ROOT.joinpath(*package.split("."))
+
+
 def test_passes_is_no_package_of_its_own() -> None:
     finished = python("import passes", ROOT)
     assert finished.returncode == 1

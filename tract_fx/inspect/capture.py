@@ -18,12 +18,14 @@ from torch.fx import GraphModule
 from tract_fx import compat
 from tract_fx.backend import TractBackend
 from tract_fx.captured import Captured
+from tract_fx.compilers import Compiled
 from tract_fx.errors import CaptureError, TractError
 from tract_fx.findings import FindingsRecorder
 from tract_fx.frames import ModelFrame
 from tract_fx.inspect.fakes import fake_arguments, fake_model, has_values
 from tract_fx.options import TractOptions
 from tract_fx.passes.first_layer import Findings, Match
+from tract_fx.passes.naming import Naming
 from tract_fx.passes.tract_pass import TractPass
 from tract_fx.ranks import Group
 from tract_fx.records import GraphRecord
@@ -44,6 +46,7 @@ class CapturedGraph:
         described: what the caller made of each match while its graph was as before.
         record: the findings, as ``backend.matches`` and ``backend.rejections`` have them.
         break_reason: why Dynamo ended the graph before its function returned; None where it did not.
+        naming: how its layers are called.
     """
 
     before: GraphModule
@@ -51,6 +54,7 @@ class CapturedGraph:
     described: tuple[Any, ...]
     record: GraphRecord
     break_reason: str | None
+    naming: Naming
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +142,7 @@ class _CapturingBackend(TractBackend):
         self.mode = mode
         self.graphs: list[CapturedGraph] = []
 
-    def _compile(self, captured: Captured, lam: str | float) -> tuple[Callable[..., Any], GraphRecord]:
+    def _compile(self, captured: Captured, lam: str | float) -> Compiled:
         reason = compat.break_reason(captured.gm)
         record = GraphRecord()
 
@@ -162,10 +166,10 @@ class _CapturingBackend(TractBackend):
             )(module.graph)
             module.recompile()
             record = findings.record
-            self.graphs.append(CapturedGraph(before, module, tuple(described), record, reason))
+            self.graphs.append(CapturedGraph(before, module, tuple(described), record, reason, captured.naming))
 
         compat.joint_graph_only(captured.gm, captured.example_inputs, keep, compat.inductor_decompositions())
-        return self._shapes_of(captured.gm), record
+        return Compiled(self._shapes_of(captured.gm), record, traced=True)
 
     def _groups(self, settings: TractOptions) -> tuple[Group, ...]:
         return ()  # nothing is trained, and the other processes know nothing of it
@@ -181,7 +185,7 @@ class _CapturingBackend(TractBackend):
 
         return run
 
-    def _report(self, captured: Captured, frame: ModelFrame, record: GraphRecord) -> None:
+    def _report(self, captured: Captured, frame: ModelFrame, compiled: Compiled) -> None:
         pass
 
 

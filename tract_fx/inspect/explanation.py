@@ -13,9 +13,13 @@ from torch.fx import GraphModule
 
 from tract_fx.environment import environment
 from tract_fx.inspect.capture import Capture, CapturedGraph, capture
-from tract_fx.inspect.words import describe_layer, in_short, outcome, refusal
+from tract_fx.inspect.cost import LayerCost, layer_cost
+from tract_fx.inspect.flops import step_flops
+from tract_fx.inspect.nodes import LayerNodes
+from tract_fx.inspect.words import describe_layer, human, in_short, outcome, refusal
 from tract_fx.options import DEFAULT_LAM, TractOptions
 from tract_fx.passes.first_layer import Match, RejectionKind
+from tract_fx.passes.naming import Naming
 from tract_fx.records import LayerMatch, LayerRejection
 
 __all__ = ["ExplainedGraph", "ExplainedLayer", "Explanation", "explain"]
@@ -74,13 +78,19 @@ class ExplainedLayer:
     Attributes:
         match: as in ``backend.matches``.
         description: kind, sizes and geometry, as ``Conv2d 3->64, 7x7 stride 2``.
+        cost: what the rewrite costs, beside the layer and the step.
+        nodes: where it is in ``graph_before``.
     """
 
     match: LayerMatch
     description: str
+    cost: LayerCost
+    nodes: LayerNodes
 
     def __str__(self) -> str:
-        return f"{self.match.layer or self.match.weight}: {self.description}: {outcome(self.match)}"
+        rows = self.cost.at().rows if isinstance(self.match.rows, str) else None
+        here = f" ({human(rows)} in the example)" if rows is not None and rows.is_number else ""
+        return f"{self.match.layer or self.match.weight}: {self.description}: {outcome(self.match)}{here}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +104,7 @@ class ExplainedGraph:
         break_reason: why Dynamo ended it before its function returned, in Dynamo's words; None where it did not.
         graph_before: as AOTAutograd made it.
         graph_after: as the pass leaves it to Inductor.
+        naming: how its layers are called.
     """
 
     number: int
@@ -102,6 +113,7 @@ class ExplainedGraph:
     break_reason: str | None
     graph_before: GraphModule
     graph_after: GraphModule
+    naming: Naming
 
     @classmethod
     def of(cls, number: int, graph: CapturedGraph) -> ExplainedGraph:
@@ -110,12 +122,17 @@ class ExplainedGraph:
             ExplainedLayer(match, **described)
             for match, described in zip(graph.record.matches, graph.described, strict=True)
         )
-        return cls(number, layers, graph.record.rejections, graph.break_reason, graph.before, graph.after)
+        return cls(number, layers, graph.record.rejections, graph.break_reason, graph.before, graph.after, graph.naming)
 
     @property
     def matches(self) -> tuple[LayerMatch, ...]:
         """As in ``backend.matches``."""
         return tuple(layer.match for layer in self.layers)
+
+    @property
+    def costs(self) -> tuple[LayerCost, ...]:
+        """What each rewrite costs."""
+        return tuple(layer.cost for layer in self.layers)
 
     @property
     def added(self) -> tuple[str, ...]:
@@ -215,8 +232,10 @@ class Explanation:
         Returns:
             ``path``.
         """
+        from tract_fx.inspect.page import render_html
+
         path = Path(path)
-        path.write_text(self._repr_html_(), encoding="utf-8")
+        path.write_text(render_html(self), encoding="utf-8")
         return path
 
     def __str__(self) -> str:
@@ -230,9 +249,9 @@ class Explanation:
         yield from report(self)
 
     def _repr_html_(self) -> str:
-        from tract_fx.inspect.page import render_html
+        from tract_fx.inspect.page import render_frame
 
-        return render_html(self)
+        return render_frame(self)
 
     @property
     def _main_graph(self) -> ExplainedGraph:
@@ -242,7 +261,8 @@ class Explanation:
 
 
 def _explain(match: Match, graph: GraphModule) -> dict[str, Any]:
-    return {"description": describe_layer(match)}
+    cost = layer_cost(match, step_flops(graph.graph))
+    return {"description": describe_layer(match), "cost": cost, "nodes": LayerNodes.of(match)}
 
 
 def _notes(captured: Capture) -> tuple[str, ...]:
@@ -272,7 +292,10 @@ def _graph_to_dict(graph: ExplainedGraph) -> dict[str, Any]:
     return {
         "number": graph.number,
         "break_reason": graph.break_reason,
-        "layers": [{"description": layer.description, **dataclasses.asdict(layer.match)} for layer in graph.layers],
+        "layers": [
+            {"description": layer.description, **dataclasses.asdict(layer.match), "cost": layer.cost.to_dict()}
+            for layer in graph.layers
+        ],
         "rejections": [dataclasses.asdict(rejection) for rejection in graph.rejections],
         "nodes": {"before": len(graph.graph_before.graph.nodes), "after": len(graph.graph_after.graph.nodes)},
         "added": list(graph.added),

@@ -6,15 +6,17 @@ import io
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import sympy
 from rich.console import Console, RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
-from tract_fx.inspect.words import in_short, refusal
+from tract_fx.inspect.words import human, human_bytes, in_short, multiple, percent, refusal
 from tract_fx.passes.first_layer import RejectionKind
 from tract_fx.records import LayerRejection
 
 if TYPE_CHECKING:
+    from tract_fx.inspect.cost import LayerCost
     from tract_fx.inspect.explanation import ExplainedGraph, Explanation
 
 __all__ = ["as_text", "report"]
@@ -42,6 +44,7 @@ def report(explanation: Explanation) -> Iterator[RenderableType]:
     """What rich prints."""
     for layer in explanation.layers:
         yield Text(str(layer), style="bold green")
+        yield Padding(Text(cost_in_words(layer.cost)), (0, 0, 0, 2))
     for rejection in explanation.loud:
         yield from _rejection(rejection)
     if not explanation.layers and not explanation.loud:
@@ -54,6 +57,24 @@ def report(explanation: Explanation) -> Iterator[RenderableType]:
         yield Text(f"Note: {note}", style="yellow")
     versions = explanation.environment
     yield Text(f"{explanation.model_name}, lam {explanation.lam:g}, torch {versions['torch']}", style=QUIET_STYLE)
+
+
+def cost_in_words(cost: LayerCost) -> str:
+    """Operations of the parts, how much that is, and the memory; with the sizes of the example where some are symbols."""
+    at = cost.at()
+    parts = ", ".join(
+        f"{name} {_number(getattr(at, name).flops, 'FLOP')}" for name in ("covariance", "factorisation", "solve")
+    )
+    share = f"{multiple(at.of_layer)} the layer's own operations" if at.layer_flops else ""
+    step = "" if at.of_step is None else f"{percent(at.of_step)} of the step's"
+    memory = at.total.memory
+    held = f"at most {human_bytes(int(memory))} more memory" if memory.is_number else ""
+    where = "With the sizes of the example: " if cost.symbols else ""
+    return where + "; ".join(filter(None, (parts, ", ".join(filter(None, (share, step))), held)))
+
+
+def _number(value: sympy.Expr, unit: str) -> str:
+    return human(value, unit) if value.is_number else str(value)
 
 
 def _graphs(explanation: Explanation) -> Iterator[RenderableType]:

@@ -11,7 +11,7 @@ from tract_fx.passes.calls import Kind, Side
 from tract_fx.passes.first_layer import Match
 from tract_fx.records import LayerMatch, LayerRejection
 
-__all__ = ["describe_layer", "human", "in_short", "outcome", "refusal", "times"]
+__all__ = ["describe_layer", "human", "human_bytes", "in_short", "multiple", "outcome", "percent", "refusal", "times"]
 
 UNITS = ("", " k", " M", " G", " T", " P", " E")
 
@@ -67,6 +67,30 @@ def human(value: int | float | sympy.Expr, unit: str = "") -> str:
         number, prefix = number / 1000, prefix + 1
     digits = f"{number:.0f}" if prefix == 0 or number >= 99.5 else f"{number:.1f}"
     return f"{digits}{UNITS[prefix]}{unit}" if prefix else f"{digits} {unit}".rstrip()
+
+
+def human_bytes(number: int) -> str:
+    """A number of bytes with a binary prefix."""
+    size, units = float(number), ["B", "KiB", "MiB", "GiB", "TiB"]
+    while size >= 1000 and len(units) > 1:
+        size, units = size / 1024, units[1:]
+    return f"{size:.0f} {units[0]}" if size >= 99.5 or units[0] == "B" else f"{size:.1f} {units[0]}"
+
+
+def percent(share: sympy.Expr) -> str:
+    """What is added, as a share; ``?`` while it is unknown."""
+    if not share.is_number:
+        return "?"
+    percent = 100 * float(share)
+    return f"{percent:+.0f} %" if abs(percent) >= 9.95 else f"{percent:+.2g} %"
+
+
+def multiple(factor: sympy.Expr) -> str:
+    """A factor; ``?`` while it is unknown."""
+    if not factor.is_number:
+        return "?"
+    number = float(factor)
+    return f"{number:.0f}×" if abs(number) >= 9.95 else f"{number:.2g}×"
 
 
 def times(sizes: Sequence[int | torch.SymInt]) -> str:

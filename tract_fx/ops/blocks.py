@@ -42,6 +42,7 @@ class Scratch:
     def fill(self, view: Tensor) -> Tensor:
         """``view`` in float64 and contiguous, valid until the next call."""
         if self._memory is None or self._memory.numel() < view.numel():
+            self._memory = None  # before there is more, not after
             self._memory = torch.empty(view.numel(), dtype=torch.float64, device=view.device)
         return self._memory[: view.numel()].view(view.shape).copy_(view)
 

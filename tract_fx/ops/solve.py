@@ -12,7 +12,7 @@ from torch import Tensor
 from tract_fx.ops.gram import gram
 from tract_fx.ops.patches import LINEAR, PatchGeometry, unfold_patches
 
-__all__ = ["dual_gradient", "primal_gradient", "regularise", "scale_exponent", "solve_primal"]
+__all__ = ["dual_gradient", "primal_gradient", "regularise", "scale_exponent", "shift", "solve_primal"]
 
 # Times the bound below which rounding swallows lam.
 ROUNDING_SAFETY = 8.0
@@ -83,12 +83,17 @@ def regularise(matrix: Tensor, lam: Tensor | float) -> Tensor:
         matrix: ``(groups, n, n)`` in float64, positive semi-definite up to rounding.
         lam: positive number or tensor with one element.
     """
+    identity = torch.eye(matrix.shape[-1], dtype=torch.float64, device=matrix.device)
+    return matrix + shift(matrix, lam)[:, None, None] * identity
+
+
+def shift(matrix: Tensor, lam: Tensor | float) -> Tensor:
+    """What :func:`regularise` adds to the diagonal: ``(groups,)``, ``lam`` or the bound where that is larger."""
     size = matrix.shape[-1]
     identity = torch.eye(size, dtype=torch.float64, device=matrix.device)
     trace = (matrix * identity).sum((-2, -1))
     smallest = ROUNDING_SAFETY * size * torch.finfo(torch.float64).eps * trace
-    shift = torch.maximum(smallest, torch.zeros_like(smallest) + lam)
-    return matrix + shift[:, None, None] * identity
+    return torch.maximum(smallest, torch.zeros_like(smallest) + lam)
 
 
 def _scale_down(input: Tensor) -> tuple[Tensor, Tensor | float]:

@@ -21,7 +21,7 @@ __all__ = ["TileConfig", "candidates", "every_candidate", "tuned", "width_class"
 # training run tunes each of its layers once.
 KEY = ["WIDTH", "GROUPS", "KERNEL", "STEP", "PADDING", "DILATION", "FLAT", "RESHAPED", "MARKED", "WIDE", "PRODUCTS"]
 # What the configurations to measure depend on.
-CHOICE = ("WIDTH", "PRODUCTS", "RESHAPED", "FLAT", "WIDE")
+CHOICE = ("WIDTH", "PRODUCTS", "RESHAPED", "FLAT", "WIDE", "KERNEL")
 WIDTHS = (16, 32, 64, 128, 192, 256, 512, 1024)
 
 # Milliseconds for each configuration: with at most eight of them about a quarter of a second for each layer, and the
@@ -52,19 +52,24 @@ def candidates(arguments: Mapping[str, Any], capability: int) -> list[TileConfig
         arguments: the kernel's, of which :data:`CHOICE` is read.
         capability: the major number of the device's compute capability.
     """
-    width, products, reshaped, flat, wide = (arguments[name] for name in CHOICE)
+    width, products, reshaped, flat, wide, kernel = (arguments[name] for name in CHOICE)
+    # To find a pixel of such a patch takes divisions, and registers for what they leave.
+    uneven = reshaped and any(size & (size - 1) for size in kernel)
     if width == 16:
-        return [TileConfig(16, 2), TileConfig(16, 1), TileConfig(16, 2, 4)]
+        one_warp = [] if products == "float32" else [TileConfig(16, 1)]  # Triton 3.6 runs out of its registers
+        return [TileConfig(16, 2), *one_warp, TileConfig(16, 2, 4)]
     if products != "float32":
         return _wide_products(width)
     if width == 32:
-        return [TileConfig(32, 4), TileConfig(32, 2), TileConfig(16, 2)]
+        return [TileConfig(32, 4), *([] if uneven else [TileConfig(32, 2)]), TileConfig(16, 2)]
     # The loads of a gather are not asynchronous in 16 bits, and more stages change nothing.
     if not reshaped:
         # Only warp-group instructions leave the registers for three tiles, and 64-bit addresses do not leave them.
         three = [TileConfig(64, 8, tiles=3)] if capability == 9 and 64 < width <= 192 and not flat and not wide else []
         many = [] if wide else [TileConfig(64, 4)]
         return [*three, TileConfig(64, 8), *many]
+    if uneven:
+        return [TileConfig(64, 8), TileConfig(64, 8, 4)]
     tiles = [TileConfig(64, 4), TileConfig(64, 8), TileConfig(64, 4, 4), TileConfig(64, 8, 4)]
     # On 8.x, two accumulators of this size do not fit into the registers.
     large = [TileConfig(128, 8), TileConfig(128, 8, 4)] if capability == 9 and width > 64 else []
@@ -85,7 +90,9 @@ def every_candidate() -> list[TileConfig]:
         for products in ("float32", "float64")
         for reshaped in (False, True)
         for capability in (8, 9)
-        for config in candidates(dict(zip(CHOICE, (width, products, reshaped, False, False), strict=True)), capability)
+        for config in candidates(
+            dict(zip(CHOICE, (width, products, reshaped, False, False, (1, 1, 1)), strict=True)), capability
+        )
     }
     return list(found)
 

@@ -5,10 +5,13 @@ import warnings
 
 import pytest
 import torch
+from support.works import works
 from torch import nn
 from torch._dynamo.utils import counters
 
 import tract_fx
+
+pytestmark = works("explain")
 
 
 class Broken(nn.Module):

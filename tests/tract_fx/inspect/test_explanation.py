@@ -2,10 +2,13 @@ import json
 
 import pytest
 import torch
+from support.works import works
 from torch import nn
 
 import tract_fx
 from tract_fx.inspect.explanation import explain
+
+pytestmark = works("explain")
 
 
 def stem(groups: int = 1) -> nn.Module:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from support.memory import peak_memory
 
 from tract_fx.ops import blocks
 from tract_fx.ops.blocks import PartialSums, Scratch, boxes, mirror_upper_, row_steps
@@ -61,3 +62,15 @@ def test_partial_sums_are_short(monkeypatch: pytest.MonkeyPatch) -> None:
         sums.part_for(1).add_(1.0)
     sums.flush()
     assert added == [100.0, 100.0, 100.0, 50.0]
+
+
+def test_a_larger_block_takes_the_place_of_a_smaller_one() -> None:
+    """Both at once would be more memory than either needs."""
+    small, large = torch.randn(1000), torch.randn(1500)
+
+    def fill() -> None:
+        scratch = Scratch()
+        scratch.fill(small)
+        scratch.fill(large)
+
+    assert peak_memory(fill) == 8 * 1500

@@ -37,6 +37,7 @@ def triton_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
         (80, torch.float64, "linear n=3072", 3),
         (90, torch.bfloat16, "7x7/2 n=147", 0),
         (90, torch.bfloat16, "16x16/16 n=768", 0),
+        (90, torch.bfloat16, "6x6/6 n=108", 0),
         (90, torch.float16, "wide offsets", 0),
         (90, torch.float16, "linear n=20", 0),
         (90, torch.float32, "7x7/2 n=147", 0),
@@ -136,6 +137,6 @@ def test_offsets_that_need_64_bits_get_them() -> None:
     }
     assert 14_000 * 3 * 224 * 224 < 2**31 < 14_400 * 3 * 224 * 224
     assert widths == {14_000: False, 14_400: True}
-    wide = {"WIDTH": 192, "PRODUCTS": "float32", "RESHAPED": False, "FLAT": False, "WIDE": True}
+    wide = {"WIDTH": 192, "PRODUCTS": "float32", "RESHAPED": False, "FLAT": False, "WIDE": True, "KERNEL": (1, 7, 7)}
     assert candidates({**wide, "WIDE": False}, 9)[0].tiles == 3
     assert all(config.tiles == 1 for config in candidates(wide, 9))

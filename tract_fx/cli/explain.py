@@ -1,0 +1,88 @@
+"""`tract-fx explain`."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from tract_fx.cli.arguments import FOUND, MODEL_HELP, SUCCESS, UsageError, count, positive, shape, subcommand
+
+__all__ = ["declare", "run"]
+
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "fp64": "float64"}
+
+
+def declare(commands: Any, epilog: str) -> None:
+    """Say what the arguments are."""
+    about = "show which layers of a model TrAct rewrites, into what, and why others not; nothing is trained"
+    add = subcommand(commands, "explain", about, run, epilog).add_argument
+    add("model", metavar="MODEL", help=MODEL_HELP)
+    add("--input", type=shape, metavar="SHAPE", help="of one example, such as 3x224x224 (default: the model's own)")
+    add("--batch", type=count(1), default=32, metavar="N", help="examples in a batch (default: 32)")
+    add("--dtype", choices=(*DTYPES, *DTYPES.values()), default="fp32", help="of model and input (default: fp32)")
+    add("--lam", type=positive, default=0.1, metavar="X", help="TrAct's regularisation (default: 0.1)")
+    add("--layers", default="first", metavar="NAMES", help="names of layers, with commas (default: every first layer)")
+    add("--dynamic", action="store_true", help="with sizes as symbols, as for torch.compile(dynamic=True)")
+    add("--html", type=Path, metavar="FILE", help="write a page with the graphs before and after, and the costs")
+    add("--json", type=Path, metavar="FILE", help="write the findings for other tools")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Explain one model."""
+    from rich.console import Console
+
+    from tract_fx.errors import TractError
+
+    for path in (args.html, args.json):
+        if path is not None and (path.is_dir() or not path.parent.is_dir()):
+            raise UsageError(
+                f"explain: {path} cannot be written: {'it' if path.is_dir() else path.parent} is no "
+                f"{'file' if path.is_dir() else 'folder'}"
+            )
+    try:
+        explanation = _explain(args)
+    except TractError as error:
+        raise UsageError(f"explain: {error}") from error
+    Console().print(explanation)
+    if args.html is not None:
+        explanation.to_html(args.html)
+    if args.json is not None:
+        args.json.write_text(json.dumps(explanation.to_dict(), indent=2) + "\n", encoding="utf-8")
+    return SUCCESS if explanation.is_fine else FOUND
+
+
+def _explain(args: argparse.Namespace) -> Any:
+    """On `meta` where that will do; else with values, for a model whose code looks at them."""
+    from tract_fx.errors import CaptureError
+    from tract_fx.models.loading import load_model
+
+    model = load_model(args.model)
+    try:
+        return _explain_loaded(model, args)
+    except CaptureError:
+        if not model.on_meta:
+            raise
+    return _explain_loaded(load_model(args.model, allocate=True), args)
+
+
+def _explain_loaded(loaded: Any, args: argparse.Namespace) -> Any:
+    import torch
+    from torch.utils import _pytree as pytree
+
+    import tract_fx
+
+    dtype = getattr(torch, DTYPES.get(args.dtype, args.dtype))
+    positional, keywords = pytree.tree_map_only(
+        torch.Tensor,
+        lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor,
+        loaded.arguments(args.batch, args.input),
+    )
+    layers = "first" if args.layers == "first" else [name.strip() for name in args.layers.split(",")]
+    return tract_fx.explain(
+        loaded.model.to(dtype),
+        *positional,
+        lam=args.lam,
+        layers=layers,
+        dynamic=True if args.dynamic else None,
+        **keywords,
+    )

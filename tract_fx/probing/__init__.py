@@ -1,0 +1,1 @@
+"""``tract_fx.probe``: whether data suit TrAct and a ``lam``, measured on real batches."""

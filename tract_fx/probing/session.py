@@ -1,0 +1,211 @@
+"""``tract_fx.probe``: some batches through a copy of a model, and what they say."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import numbers
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tract_fx.errors import OptionError, ProbeError
+from tract_fx.options import DEFAULT_LAM, TractOptions, check_lam
+from tract_fx.probing.batches import Batch
+from tract_fx.probing.capture import ObservedLayer, ObservingBackend, compiled_apart
+from tract_fx.probing.diagnosis import dead_channels, diagnose, duplicated_channels
+from tract_fx.probing.losses import GIVEN, default_loss
+from tract_fx.probing.observer import LARGEST_POOLED, StreamingObserver
+from tract_fx.probing.probes import GridPoint, LayerProbe, Probe, ValueSummary, mean_of
+from tract_fx.probing.spectrum import condition, degrees_of_freedom, effective_rank
+from tract_fx.probing.untouched import copied, no_random_trace
+
+__all__ = ["DEFAULT_GRID", "probe"]
+
+# Decades around the paper's 0.05, 0.1 and 0.2.
+DEFAULT_GRID = (1e-4, 1e-3, 0.01, 0.05, 0.1, 0.2, 1.0, 10.0, 100.0)
+
+Loss = Callable[[Any, Any], Tensor]
+
+
+def probe(
+    model: nn.Module,
+    loader: Iterable[Any],
+    lam: float = DEFAULT_LAM,
+    *,
+    batches: int = 8,
+    loss: Loss | None = None,
+    layers: str | Sequence[str] = "first",
+    grid: Sequence[float] | None = None,
+) -> Probe:
+    """Whether these data suit TrAct, and this ``lam``: real batches through the model, forward and backward.
+
+    The layers are those that the backend would rewrite, found by its own pass, and what is measured are the values that it
+    would compute with. The model runs compiled, without code generation, as a copy, in the mode (training or not) and under
+    the autocast that it is in; it, its buffers and gradients, random numbers, and what ``torch.compile`` has made of it stay
+    as they are. Of the loader ``batches`` items are taken; a loader that is an iterator has moved on by so many. Hooks that
+    are registered on its modules do run.
+
+    Memory is that of one training step, of the covariance ``(groups, n, n)`` in float64 - where ``n`` is above 4096 that of
+    one batch's ``(r, r)`` - and of a copy of one batch; it does not grow with ``batches``.
+
+    Args:
+        model: a module; also what ``torch.compile`` or ``DistributedDataParallel`` returned.
+        loader: yields tensors, pairs of inputs and labels, or dictionaries of keyword arguments (Hugging Face).
+        lam: as in ``tract_backend``.
+        batches: how many to take, at most.
+        loss: is given the output and the item of the loader, on the model's device. By default the model's own
+            ``output.loss``; else cross-entropy for integer labels ``(b,)`` and logits ``(b, k)``; else a fixed random
+            linear functional of the output. Only cosines and what is kept of the gradient depend on it.
+        layers: as in ``tract_backend``.
+        grid: other ``lam`` to compare with; by default 1e-4 to 100.
+
+    Raises:
+        OptionError: for an argument that is not allowed.
+        UnknownLayerError: for a name in ``layers`` that the model does not have.
+        ProbeError: when the model cannot be copied, the loader is empty or yields something else, or no first layer got a
+            gradient; the message says why.
+    """
+    options = TractOptions(lam=lam, layers=layers, on_unsupported="ignore", inner="aot_eager")
+    lams = _grid(options.lam, DEFAULT_GRID if grid is None else grid)
+    if isinstance(batches, bool) or not isinstance(batches, numbers.Integral) or batches < 1:
+        raise OptionError(f"batches={batches!r} is not allowed: it must be a whole number from 1 up.")
+    backend = ObservingBackend(options, lams)
+    with no_random_trace(loader), torch.inference_mode(False), torch.enable_grad():
+        count, loss_words = _run(copied(model), loader, backend, int(batches), loss)
+    if not count:
+        raise ProbeError("The loader yields no batch.")
+    seen = [layer for layer in backend.layers.values() if layer.observer.calls]
+    if not seen:
+        raise ProbeError(_nothing_seen(backend))
+    probes = tuple(_probe_of(layer, options.lam) for layer in seen)
+    rejections = tuple(dict.fromkeys(backend.rejections))
+    return Probe(probes, rejections, options.lam, count, loss_words)
+
+
+def _grid(lam: float, grid: Sequence[float]) -> tuple[float, ...]:
+    try:
+        others = [check_lam(item) for item in grid]
+    except TypeError:
+        raise OptionError(f"grid={grid!r} is not allowed: it must be a list of positive numbers.") from None
+    return tuple(sorted({lam, *others}))
+
+
+def _run(
+    model: nn.Module, loader: Iterable[Any], backend: ObservingBackend, batches: int, loss: Loss | None
+) -> tuple[int, str]:
+    """Run the batches; returns how many there were, and what was differentiated."""
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    words: dict[str, None] = {}
+    count = 0
+    with compiled_apart(model, backend) as compiled:
+        for count, item in enumerate(itertools.islice(loader, batches), 1):  # noqa: B007 - how many there were
+            batch = Batch.of(item, device)
+            backend.expect(batch.samples)
+            output = compiled(*batch.args, **batch.kwargs)
+            value, kind = default_loss(output, batch) if loss is None else (_checked(loss(output, batch.item)), GIVEN)
+            words[kind] = None
+            value.backward()
+            model.zero_grad(set_to_none=True)
+    return count, "; ".join(words)
+
+
+def _checked(value: Any) -> Tensor:
+    if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
+        found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise ProbeError(f"loss must return a tensor with one element that requires a gradient; it returned {found}.")
+    return value.reshape(())
+
+
+def _nothing_seen(backend: ObservingBackend) -> str:
+    if backend.layers:
+        names = ", ".join(layer.layer or layer.weights[0] for layer in backend.layers.values())
+        return f"The first layer ({names}) got no gradient: the loss does not depend on it. Give another one, loss=..."
+    if backend.rejections:
+        return "\n".join(["TrAct finds no layer to rewrite.", *map(str, dict.fromkeys(backend.rejections))])
+    return (
+        "TrAct finds no layer to rewrite: Dynamo compiled no graph with a first layer that trains. tract_fx.explain(model, "
+        'input) tells more, and TORCH_LOGS="graph_breaks" what Dynamo skips.'
+    )
+
+
+def _probe_of(layer: ObservedLayer, lam: float) -> LayerProbe:
+    observer = layer.observer
+    pooled = observer.pooled()
+    empty = torch.zeros(0, 0, dtype=torch.float64)
+    eigenvalues = empty if pooled is None else pooled.eigenvalues
+    known = eigenvalues.numel() > 0
+    number = observer.lams.index(lam)
+    probed = LayerProbe(
+        layer=layer.layer,
+        weights=layer.weights,
+        description=layer.description,
+        geometry=dataclasses.replace(observer.geometry, groups=len(observer.weight)),
+        features=layer.features,
+        rows=tuple(observer.rows),
+        lam=lam,
+        eigenvalues=eigenvalues,
+        eigenvectors=empty if pooled is None else pooled.eigenvectors,
+        of_one_batch=pooled is not None and pooled.of_one_batch,
+        condition=_condition(eigenvalues, layer.features, 0.0) if known else float("nan"),
+        condition_with_lam=_condition(eigenvalues, layer.features, lam) if known else float("nan"),
+        effective_rank=effective_rank(eigenvalues) if known else float("nan"),
+        mean_offset=_mean_offset(observer, eigenvalues) if known else float("nan"),
+        grid=_grid_points(observer, eigenvalues),
+        cosines=tuple(item.cosines[number] for item in observer.passes),
+        values=_values_of(observer) if known else None,
+        filters=observer.weight.cpu(),
+        bad_inputs=observer.bad_inputs,
+        bad_gradients=observer.bad_gradients,
+        zero_gradients=observer.zero_gradients,
+    )
+    return dataclasses.replace(probed, warnings=diagnose(probed))
+
+
+def _condition(eigenvalues: Tensor, features: int, lam: float) -> float:
+    """Of all ``n`` eigenvalues: those of one batch's kernel are fewer, and the others zero."""
+    missing = features - eigenvalues.shape[1]
+    return condition(torch.nn.functional.pad(eigenvalues, (0, missing)) if missing > 0 else eigenvalues, lam)
+
+
+def _mean_offset(observer: StreamingObserver, eigenvalues: Tensor) -> float:
+    trace = eigenvalues.sum().item()
+    return min(1.0, observer.mean.square().sum().item() / trace) if trace > 0 else 0.0
+
+
+def _grid_points(observer: StreamingObserver, eigenvalues: Tensor) -> tuple[GridPoint, ...]:
+    return tuple(
+        GridPoint(
+            lam,
+            cosine=mean_of([item.cosines[index] for item in observer.passes]),
+            kept=mean_of([item.kept[index] for item in observer.passes]),
+            reshaped=mean_of([item.reshaped[index] for item in observer.passes]),
+            degrees_of_freedom=degrees_of_freedom(eigenvalues, lam) if eigenvalues.numel() else 0.0,
+        )
+        for index, lam in enumerate(observer.lams)
+    )
+
+
+def _values_of(observer: StreamingObserver) -> ValueSummary:
+    values = observer.values
+    mean, std = values.mean.cpu(), values.std.cpu()
+    products = None if values.cross is None else values.cross.cpu() / values.count
+    moments = None
+    if products is None and not observer.geometry.kernel_size and len(mean) <= LARGEST_POOLED:
+        moments = observer.second_moments()
+    if moments is not None and len(moments) == 1:
+        products = moments[0]
+    return ValueSummary(
+        mean=mean,
+        std=std,
+        minimum=values.minimum.cpu(),
+        maximum=values.maximum.cpu(),
+        samples=values.samples,
+        constant=values.constant / values.samples,
+        near_constant=values.near_constant / values.samples,
+        contrast=values.contrast,
+        dead=dead_channels(std),
+        duplicates=() if products is None else duplicated_channels(mean, std, products),
+    )
