@@ -143,7 +143,11 @@ class TractBackend:
 
     @property
     def lam(self) -> float:
-        """The regularisation; setting it takes effect at the next backward pass of every graph, without a compile."""
+        """The regularisation; setting it takes effect at the next backward pass of every graph, without a compile.
+
+        Processes that share a covariance have to set it in the same step. On the CPU every backward pass checks that; on
+        a GPU, which would have to be waited for, only a layer's first one does.
+        """
         return self._lam
 
     @lam.setter
