@@ -167,11 +167,12 @@ class _Board:
     def _wait(self, topic: str, same: str, post: dict[str, Any]) -> str | None:
         """Returns what is wrong, or None when all have posted the same."""
         deadline, pause = time.monotonic() + self._timeout, SHORTEST_PAUSE
-        posted = 0
         while time.monotonic() < deadline:
+            # In this order: every rank counts itself under `same` before it does under `topic`, so that what is read
+            # under `same` is final when all have been counted under `topic` before.
+            posted = self._store.add(topic, 0)
             if self._store.add(same, 0) == self.size:
                 return None
-            posted = self._store.add(topic, 0)
             if posted == self.size:
                 return self._differences(topic, post)
             if (refusal := self._refusal(post)) is not None:

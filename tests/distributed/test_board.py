@@ -1,0 +1,75 @@
+"""What a process reads from the store while others write to it, in every order of both."""
+
+import collections
+import hashlib
+import itertools
+import json
+
+import pytest
+
+from tract_fx import ranks
+from tract_fx.errors import DisagreementError
+from tract_fx.ranks import _Board
+
+POST = {"weights": ["conv.weight"], "lam": 0.1}
+
+
+class Store:
+    """A key-value store in which another rank makes ``burst`` steps after each look of this one from the n-th on."""
+
+    def __init__(self, other: dict, after: int, burst: int) -> None:
+        self.values: dict[str, str] = {}
+        self.counts: collections.Counter[str] = collections.Counter()
+        self.looks, self.after, self.burst = 0, after, burst
+        text = json.dumps(other, sort_keys=True)
+        same = f"exchange/0/{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+        self.steps = [
+            lambda: self.set("exchange/0/1", text),
+            lambda: self.counts.update([same]),
+            lambda: self.counts.update(["exchange/0"]),
+        ]
+
+    def set(self, key: str, value: str) -> None:
+        self.values[key] = value
+
+    def get(self, key: str) -> str:
+        return self.values[key]
+
+    def check(self, keys: list[str]) -> bool:
+        return all(key in self.values for key in keys)
+
+    def add(self, key: str, amount: int) -> int:
+        self.counts[key] += amount
+        count = self.counts[key]
+        if not amount:
+            self.looks += 1
+            for _ in range(self.burst if self.looks >= self.after else 0):
+                if self.steps:
+                    self.steps.pop(0)()
+        return count
+
+
+def board(other: dict, after: int, burst: int) -> _Board:
+    made = _Board.__new__(_Board)
+    made.name, made.rank, made.size = "0", 0, 2
+    made._store, made._timeout, made._exchanges, made._refusals = Store(other, after, burst), 1.0, 0, []
+    return made
+
+
+@pytest.fixture(autouse=True)
+def nobody_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranks, "GRACE", 0.0)
+
+
+ORDERS = list(itertools.product(range(1, 8), (1, 2, 3)))
+
+
+def test_ranks_that_agree_never_see_a_difference() -> None:
+    for after, burst in ORDERS:
+        board(POST, after, burst).exchange(POST)
+
+
+def test_ranks_that_differ_are_named_with_what_differs() -> None:
+    for after, burst in ORDERS:
+        with pytest.raises(DisagreementError, match=r"lam is 0\.1 on rank 0; 0\.2 on rank 1"):
+            board({**POST, "lam": 0.2}, after, burst).exchange(POST)
