@@ -85,6 +85,9 @@ __all__ = [
     "trace_artifact",
 ]
 
+# Where graph breaks make one frame of every layer, or images come in many sizes, each is a recompile; all are to be seen.
+APART_RECOMPILE_LIMIT = 256
+
 # What Dynamo puts into a graph for ``torch.func.grad`` and its relatives.
 FUNCTORCH_GRAD = eager_transforms._autograd_grad
 
@@ -284,7 +287,7 @@ def no_trace_in_dynamo() -> Iterator[None]:
     Compiled code, and the decision to leave a function alone, hang on its code object, which all instances of a class
     share. Code that had no entries before is reset; elsewhere the new entries are invalidated. Those stay in the list, but
     match nothing and do not count as recompilations. The sizes by which Dynamo decides what becomes dynamic, and its
-    counters, are restored.
+    counters, are restored. Inside, errors are raised, and the recompile limit is out of reach.
     """
     from torch._C._dynamo.eval_frame import _debug_get_cache_entry_list as entries
     from torch._C._dynamo.eval_frame import _FrameAction, _FrameExecStrategy, reset_code, set_code_exec_strategy
@@ -303,7 +306,8 @@ def no_trace_in_dynamo() -> Iterator[None]:
     sizes, counted = copy.deepcopy(pgo._CODE_STATE), copy.deepcopy(counters)
     counters.clear()
     try:
-        yield
+        with torch._dynamo.config.patch(recompile_limit=APART_RECOMPILE_LIMIT, suppress_errors=False):
+            yield
     finally:
         del input_codes.add
         for code, known in before.items():

@@ -6,6 +6,7 @@ import pytest
 import torch
 from support.graphs import joint_graph
 from support.oracle import error, squared, tract_gradients
+from support.product import Product
 from support.training import gradients
 from torch import nn
 from tract_fx.passes.first_layer import find
@@ -15,18 +16,6 @@ from tract_fx.passes.rewrite import apply
 from tract_fx import reference, tract_backend
 
 LAM = 0.1
-
-
-class Product(nn.Module):
-    """A product of the input with a parameter."""
-
-    def __init__(self, function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], *shape: int) -> None:
-        super().__init__()
-        self.w = nn.Parameter(torch.randn(shape))
-        self.function = function
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.tanh(self.function(x, self.w))
 
 
 def rows_last(tensor: torch.Tensor) -> torch.Tensor:

@@ -32,9 +32,6 @@ from tract_fx.records import GraphRecord
 
 __all__ = ["Capture", "CapturedGraph", "capture"]
 
-# Where graph breaks make one frame of every layer, each layer is a recompile of it, and all of them are to be seen.
-RECOMPILE_LIMIT = 256
-
 
 @dataclasses.dataclass(frozen=True)
 class CapturedGraph:
@@ -207,7 +204,6 @@ def _tracing() -> Iterator[None]:
             torch.random.fork_rng(devices=()),
             _quiet("torch._subclasses.fake_tensor"),
             _quiet("torch._dynamo.variables.tensor"),
-            torch._dynamo.config.patch(recompile_limit=RECOMPILE_LIMIT, suppress_errors=False),
         ):
             yield
     finally:

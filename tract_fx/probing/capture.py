@@ -27,9 +27,6 @@ from tract_fx.probing.observer import StreamingObserver
 
 __all__ = ["ObservedLayer", "ObservingBackend", "compiled_apart"]
 
-# Loaders with images of many sizes, and graph breaks that make one frame of every layer, are to be seen to the end.
-RECOMPILE_LIMIT = 256
-
 
 class ObservedLayer:
     """A layer with what has been observed of it."""
@@ -98,10 +95,7 @@ def compiled_apart(model: nn.Module, backend: ObservingBackend) -> Iterator[Call
         TractError: of the backend, without what Dynamo wraps around it.
         ProbeError: for anything else that goes wrong while compiling.
     """
-    with (
-        compat.no_trace_in_dynamo(),
-        torch._dynamo.config.patch(recompile_limit=RECOMPILE_LIMIT, suppress_errors=False),
-    ):
+    with compat.no_trace_in_dynamo():
         try:
             yield torch.compile(model, backend=backend)
         except compat.BackendCompilerFailed as error:

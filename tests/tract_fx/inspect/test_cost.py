@@ -10,6 +10,7 @@ import sympy
 import torch
 from support.graphs import joint_graph
 from support.memory import peak_memory
+from support.product import Product
 from support.works import works
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -33,18 +34,6 @@ def counted(function: Callable[[], object]) -> int:
     with FlopCounterMode(display=False) as counter:
         function()
     return counter.get_total_flops()
-
-
-class Product(nn.Module):
-    """A product of the input with a parameter of some shape."""
-
-    def __init__(self, function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], *shape: int) -> None:
-        super().__init__()
-        self.w = nn.Parameter(torch.randn(shape))
-        self.function = function
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.tanh(self.function(x, self.w))
 
 
 def conv(*args: int, **kwargs: int) -> nn.Module:
