@@ -1,0 +1,123 @@
+"""The questions, and the runs that answer them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+
+from benchmarks.convergence.many_models import MODELS
+from benchmarks.convergence.runs import Run
+from benchmarks.convergence.sizes import Size
+
+__all__ = ["EXPERIMENTS", "SIDES", "Experiment"]
+
+SIDES = ("plain", "tract")
+SETTINGS = (("resnet", "sgd"), ("resnet", "adam"), ("vit", "adam"))
+ONE_EACH = (("resnet", "sgd"), ("vit", "adam"))
+SCALES = ("standardised", "unit", "raw")
+STRONG = ("none", "mixup", "randaugment", "erasing", "all")
+NOISES = (0.0, 0.3)
+RATES = (0.25, 0.5, 1.0, 2.0, 4.0)
+ABLATIONS = (
+    "plain",
+    "tract",
+    "patchnorm",
+    "dualpatchnorm",
+    "tract-first-third",
+    "tract-running",
+    "plain-8",
+    "tract-8-local",
+    "tract-8-shared",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A question.
+
+    Attributes:
+        question: in a sentence.
+        runs: those of one seed, given the size.
+    """
+
+    question: str
+    runs: Callable[[Size, int], Iterable[Run]]
+
+    def all_runs(self, size: Size, seeds: Iterable[int]) -> list[Run]:
+        """Of all seeds; a seed is finished before the next one begins, networks that are alike are side by side."""
+        return [run for seed in seeds for run in self.runs(size, seed)]
+
+
+def speedup(size: Size, seed: int) -> Iterable[Run]:
+    """Three settings, three budgets."""
+    for network, optimizer in SETTINGS:
+        for epochs in size.budgets:
+            for method in SIDES:
+                yield Run(network, optimizer, epochs, method, seed)
+
+
+def lam(size: Size, seed: int) -> Iterable[Run]:
+    """Every ``lam`` at width 1, every second one at the other widths, with the plain run of each."""
+    for network, optimizer in ONE_EACH:
+        for width, lams in ((1.0, size.lams), *((width, size.lams[::2]) for width in size.widths)):
+            yield Run(network, optimizer, size.budgets[0], "plain", seed, width=width)
+            for value in lams:
+                yield Run(network, optimizer, size.budgets[0], "tract", seed, lam=value, width=width)
+
+
+def contrast(size: Size, seed: int) -> Iterable[Run]:
+    """Planted contrast, without and with noise."""
+    for network, optimizer in ONE_EACH:
+        for noise in NOISES:
+            for method in SIDES:
+                yield Run(network, optimizer, size.budgets[1], method, seed, inputs="contrast", noise=noise)
+
+
+def inputs(size: Size, seed: int) -> Iterable[Run]:
+    """Scales of the input, and strong augmentation."""
+    for network, optimizer in ONE_EACH:
+        for method in SIDES:
+            for scale in SCALES:
+                yield Run(network, optimizer, size.budgets[0], method, seed, inputs=scale)
+            for augmentation in STRONG:
+                yield Run(network, optimizer, size.budgets[0], method, seed, augmentation=augmentation)
+
+
+def ablations(size: Size, seed: int) -> Iterable[Run]:
+    """What else could be done to a first layer, and what of TrAct matters."""
+    budget = size.budgets[0]
+    for network, optimizer in ONE_EACH:
+        for method in ABLATIONS:
+            yield Run(network, optimizer, budget, method, seed)
+        for method in SIDES:
+            yield Run(network, optimizer, budget, method, seed, inputs="zca")
+    for network in ("resnet", "vit"):
+        for method in ("plain", "tract", "plain-sgd-first", "tract-sgd-first"):
+            if network == "resnet" or method.endswith("sgd-first"):  # the ViT's others are above
+                yield Run(network, "adam", budget, method, seed)
+
+
+def many(size: Size, seed: int) -> Iterable[Run]:
+    """Architectures that nobody tuned anything for."""
+    for network, architecture in MODELS.items():
+        for method in SIDES:
+            yield Run(network, architecture.optimizer, size.budgets[0], method, seed)
+
+
+def rates(size: Size, seed: int) -> Iterable[Run]:
+    """Learning rates for both sides: whether those of the other experiments favour one, and whether more is as good."""
+    for network, optimizer in SETTINGS:
+        for factor in RATES:
+            for method in SIDES:
+                yield Run(network, optimizer, size.budgets[0], method, seed, rate=factor)
+
+
+EXPERIMENTS = {
+    "speedup": Experiment("In how many epochs does TrAct reach the accuracy of plain training?", speedup),
+    "lambda": Experiment("How does accuracy depend on lam, and does that depend on the width?", lam),
+    "contrast": Experiment("Do low-contrast images gain most, and what does noise do?", contrast),
+    "inputs": Experiment("What if inputs are not standardised, or strongly augmented?", inputs),
+    "ablations": Experiment("Which alternatives do the same, and which parts matter?", ablations),
+    "many": Experiment("In how many architectures does TrAct win?", many),
+    "rates": Experiment("Is it only a matter of the learning rate?", rates),
+}

@@ -1,0 +1,115 @@
+"""From pixels to what a network is fed: the scale, whitening, and sets with planted contrast and noise."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+__all__ = ["CONTRASTS", "INPUTS", "Inputs", "contrast_groups"]
+
+CONTRASTS = (0.1, 0.2, 0.4, 0.7, 1.0)
+"""Factors of planted contrast; each image has one of them."""
+
+ZCA_EPSILON = 0.1
+PLANTED_SEED = 20_241
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """Images of one split as they are stored, and what is left to do with a batch.
+
+    Attributes:
+        images: `(images, channels, size, size)`, uint8 pixels or what has been made of them.
+        finish: from stored images, whole or a batch, to what the network reads.
+    """
+
+    images: Tensor
+    finish: Callable[[Tensor], Tensor]
+
+
+def standardised(train: Tensor, test: Tensor, noise: float) -> tuple[Inputs, Inputs]:
+    """Mean 0 and variance 1 in each channel of the training images."""
+    del noise
+    finish = _affine(*_statistics(train))
+    return Inputs(train, finish), Inputs(test, finish)
+
+
+def unit(train: Tensor, test: Tensor, noise: float) -> tuple[Inputs, Inputs]:
+    """Pixels from 0 to 1."""
+    del noise
+    finish = _affine(0.0, 255.0)
+    return Inputs(train, finish), Inputs(test, finish)
+
+
+def raw(train: Tensor, test: Tensor, noise: float) -> tuple[Inputs, Inputs]:
+    """Pixels from 0 to 255."""
+    del noise
+    finish = _affine(0.0, 1.0)
+    return Inputs(train, finish), Inputs(test, finish)
+
+
+def zca(train: Tensor, test: Tensor, noise: float) -> tuple[Inputs, Inputs]:
+    """Standardised, then whitened over the whole image by the covariance of the training images."""
+    del noise
+    finish = _affine(*_statistics(train))
+    flat = finish(train).flatten(1)
+    mean = flat.mean(0)
+    centred = flat - mean
+    values, vectors = torch.linalg.eigh((centred.T @ centred / len(flat)).double())
+    whitening = ((vectors / (values.clamp(min=0) + ZCA_EPSILON).sqrt()) @ vectors.T).float()
+
+    def whitened(images: Tensor) -> Inputs:
+        return Inputs(((finish(images).flatten(1) - mean) @ whitening).view(images.shape), torch.Tensor.float)
+
+    return whitened(train), whitened(test)
+
+
+def planted_contrast(train: Tensor, test: Tensor, noise: float) -> tuple[Inputs, Inputs]:
+    """Each image's deviations from its mean times one of `CONTRASTS`, then noise that stays the same in every epoch.
+
+    Standardised before, so that a contrast of 1 without noise is the ordinary image; not standardised after, because
+    low contrast is what is planted.
+    """
+    finish = _affine(*_statistics(train))
+    return tuple(
+        Inputs(_planted(finish(images), noise, PLANTED_SEED + split), torch.Tensor.float)
+        for split, images in enumerate((train, test))
+    )
+
+
+def contrast_groups(count: int, split: int) -> Tensor:
+    """Which of `CONTRASTS` each image of a split (0 training, 1 test) has: int64 `(count,)`."""
+    return torch.randint(0, len(CONTRASTS), (count,), generator=torch.Generator().manual_seed(PLANTED_SEED + split))
+
+
+INPUTS: dict[str, Callable[[Tensor, Tensor, float], tuple[Inputs, Inputs]]] = {
+    "standardised": standardised,
+    "unit": unit,
+    "raw": raw,
+    "zca": zca,
+    "contrast": planted_contrast,
+}
+
+
+def _planted(images: Tensor, noise: float, seed: int) -> Tensor:
+    contrast = torch.tensor(CONTRASTS)[contrast_groups(len(images), seed - PLANTED_SEED)].to(images.device)
+    mean = images.mean(dim=(1, 2, 3), keepdim=True)
+    generator = torch.Generator().manual_seed(seed + 1_000)
+    disturbance = torch.randn(images.shape, generator=generator).to(images.device)
+    return mean + contrast[:, None, None, None] * (images - mean) + noise * disturbance
+
+
+def _affine(mean: Tensor | float, std: Tensor | float) -> Callable[[Tensor], Tensor]:
+    return lambda images: (images.float() - mean) / std
+
+
+def _statistics(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel, `(1, channels, 1, 1)`."""
+    parts = images.transpose(0, 1).flatten(1)
+    std = torch.stack([part.double().std(correction=0) for part in parts])
+    mean = torch.stack([part.double().mean() for part in parts])
+    std = torch.where(std > 0, std, 1.0)
+    return mean.float().view(1, -1, 1, 1), std.float().view(1, -1, 1, 1)

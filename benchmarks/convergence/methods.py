@@ -1,0 +1,160 @@
+"""Ways to train the first layer: plain, with TrAct, and what else could be tried."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.convergence.networks import Builder, first_layer_name
+from benchmarks.convergence.patch_norm import DualPatchNorm, PatchNorm
+from tract_fx import TractBackend, compat, tract_backend
+from tract_fx.ops.gram import gram
+from tract_fx.ops.patches import PatchGeometry
+
+__all__ = ["METHODS", "FirstLayerGradient", "Method", "Trainee", "network", "trainee"]
+
+RUNNING_DECAY = 0.95
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """How the first layer is trained.
+
+    Attributes:
+        tract: whether the backend's pass is on.
+        until: share of the training after which the pass is off.
+        wrapper: what replaces the first layer.
+        parts: a batch is run in so many parts whose gradients are averaged, as by so many processes.
+        covariance: where a gradient is preconditioned outside of the pass: ``"batch"``, by the covariance of the whole
+            batch, or ``"running"``, by an exponential average over the steps.
+        first_optimizer: an optimiser of its own for the first layer.
+    """
+
+    tract: bool = False
+    until: float = 1.0
+    wrapper: type[PatchNorm] | None = None
+    parts: int = 1
+    covariance: str | None = None
+    first_optimizer: str | None = None
+
+
+METHODS = {
+    "plain": Method(),
+    "tract": Method(tract=True),
+    "patchnorm": Method(wrapper=PatchNorm),
+    "dualpatchnorm": Method(wrapper=DualPatchNorm),
+    "plain-sgd-first": Method(first_optimizer="sgd"),
+    "tract-sgd-first": Method(tract=True, first_optimizer="sgd"),
+    "tract-first-third": Method(tract=True, until=1 / 3),
+    "tract-running": Method(covariance="running"),
+    "tract-8-local": Method(tract=True, parts=8),
+    "tract-8-shared": Method(parts=8, covariance="batch"),
+    "plain-8": Method(parts=8),
+}
+
+
+class Trainee:
+    """A network with its compiled forms, which share its parameters.
+
+    Attributes:
+        model: the network.
+        first: name of its first layer.
+        backend: that of `tract`.
+    """
+
+    def __init__(self, model: nn.Module, first: str, inner: str) -> None:
+        self.model = model
+        self.first = first
+        self.backend = tract_backend(inner=inner)
+        self._inner = inner
+
+    @functools.cached_property
+    def plain(self) -> nn.Module:
+        """Compiled without the pass."""
+        return torch.compile(self.model, backend=self._inner, dynamic=False)
+
+    @functools.cached_property
+    def tract(self) -> nn.Module:
+        """Compiled with it; not made before it is used, because the backend warns of models that never run."""
+        return torch.compile(self.model, backend=self.backend, dynamic=False)
+
+    @property
+    def first_layer(self) -> nn.Conv2d:
+        """The convolution that reads the images."""
+        layer = self.model.get_submodule(self.first)
+        return layer.convolution if isinstance(layer, PatchNorm) else layer
+
+
+def network(build: Builder, classes: int, width: float, wrapper: type[PatchNorm] | None) -> tuple[nn.Module, str]:
+    """A fresh network, its first layer wrapped if that is asked for, and the name of that layer."""
+    model = build(classes, width)
+    first = first_layer_name(model)
+    if wrapper is not None:
+        owner, _, attribute = first.rpartition(".")
+        setattr(model.get_submodule(owner), attribute, wrapper(model.get_submodule(first)))
+    return model, first
+
+
+@functools.lru_cache(maxsize=1)
+def trainee(
+    build: Builder,
+    classes: int,
+    width: float,
+    wrapper: type[PatchNorm] | None,
+    batch: int,
+    device: str,
+    channels_last: bool,
+) -> Trainee:
+    """The last one is kept: compiling takes as long as a short run, and the next run often needs the same.
+
+    ``batch`` is the number of images that it is run with. The weights are each run's to set.
+    """
+    torch._dynamo.reset()  # otherwise the networks before this one count towards Dynamo's recompile limit
+    model, first = network(build, classes, width, wrapper)
+    model = model.to(device, memory_format=torch.channels_last if channels_last else torch.preserve_format)
+    return Trainee(model, first, "inductor" if compat.can_generate_code(device) else "aot_eager")
+
+
+class FirstLayerGradient:
+    """TrAct from outside of the compiled graph, for covariances that the pass does not have.
+
+    ``G`` in the weight's ``.grad`` becomes ``G (C + lam I)^-1`` (arXiv 2410.23970, section 3). The state, the average of
+    covariances and how much of it is there, is saved with the training.
+    """
+
+    def __init__(self, layer: nn.Conv2d, lam: float, covariance: str) -> None:
+        self._layer = layer
+        self._lam = lam
+        self._keep = RUNNING_DECAY if covariance == "running" else 0.0
+        n = layer.weight[0].numel()
+        self._average = torch.zeros(n, n, dtype=torch.float64, device=layer.weight.device)
+        self._weight = 0.0
+
+    @torch.no_grad()
+    def precondition(self, images: Tensor) -> None:
+        """Replace the gradient, given the images `(batch, channels, height, width)` that it belongs to."""
+        layer = self._layer
+        geometry = PatchGeometry(layer.kernel_size, layer.stride, layer.padding, layer.dilation)
+        sizes = zip(images.shape[2:], layer.kernel_size, layer.stride, layer.padding, strict=True)
+        rows = len(images)
+        for size, kernel, stride, padding in sizes:
+            rows *= (size + 2 * padding - kernel) // stride + 1
+        self._average.mul_(self._keep).add_(gram(images.float(), geometry)[0] / rows, alpha=1 - self._keep)
+        self._weight = self._keep * self._weight + 1 - self._keep
+        matrix = self._average / self._weight + self._lam * torch.eye(len(self._average), device=images.device)
+        gradient = layer.weight.grad
+        solved = torch.cholesky_solve(gradient.flatten(1).double().T, torch.linalg.cholesky(matrix)).T
+        gradient.copy_(solved.reshape(gradient.shape))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The average so far."""
+        return {"average": self._average, "weight": self._weight}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved average."""
+        self._average.copy_(state["average"])
+        self._weight = state["weight"]

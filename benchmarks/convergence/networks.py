@@ -1,0 +1,88 @@
+"""The networks that are trained. The first layer of each reads the images themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.models import resnet as torchvision_resnet
+from tract_fx.demo.models import ResidualBlock, SmallViT
+
+__all__ = ["Builder", "first_layer_name", "resnet18", "small_resnet", "small_vit", "vit"]
+
+Builder = Callable[[int, float], nn.Module]
+"""Makes a network from the number of classes and a factor on its width."""
+
+IMAGE_SIZE = 32
+
+
+class SmallResNet(nn.Module):
+    """3x3 stem at full resolution, then one residual block per halving: ResNet-18's shape at a fiftieth of its cost."""
+
+    def __init__(self, classes: int, widths: tuple[int, ...]) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, widths[0], 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(widths[0])
+        pairs = zip((widths[0], *widths), widths, strict=False)
+        self.blocks = nn.Sequential(*(ResidualBlock(before, after, stride=2) for before, after in pairs))
+        self.head = nn.Linear(widths[-1], classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `(batch, 3, size, size)` to class scores `(batch, classes)`."""
+        x = self.blocks(nn.functional.relu(self.norm(self.stem(x))))
+        return self.head(x.mean(dim=(2, 3)))
+
+
+def small_resnet(classes: int, width: float) -> nn.Module:
+    """Stem of 16 filters at width 1."""
+    return SmallResNet(classes, tuple(round(width * channels) for channels in (16, 32, 64)))
+
+
+def small_vit(classes: int, width: float) -> nn.Module:
+    """The paper's patches of 4x4 pixels; 3 layers, 4 heads, width 64."""
+    return SmallViT(3, classes, IMAGE_SIZE, width=round(16 * width) * 4, depth=3, heads=4)
+
+
+def resnet18(classes: int, width: float) -> nn.Module:
+    """ResNet-18 with the 3x3 stem for small images."""
+    if width == 1:
+        return torchvision_resnet("resnet18", small_images=True, num_classes=classes)
+    from timm.models.resnet import BasicBlock, ResNet
+
+    model = ResNet(
+        BasicBlock, [2, 2, 2, 2], num_classes=classes, channels=tuple(round(width * c) for c in (64, 128, 256, 512))
+    )
+    model.conv1, model.maxpool = nn.Conv2d(3, round(64 * width), 3, padding=1, bias=False), nn.Identity()
+    model.bn1 = nn.BatchNorm2d(round(64 * width))
+    return model
+
+
+def vit(classes: int, width: float) -> nn.Module:
+    """The paper's vision transformer: patches of 4x4 pixels, 7 layers, 12 heads, width 384."""
+    from timm.models.vision_transformer import VisionTransformer
+
+    return VisionTransformer(
+        img_size=IMAGE_SIZE, patch_size=4, embed_dim=round(32 * width) * 12, depth=7, num_heads=12, num_classes=classes
+    )
+
+
+def first_layer_name(model: nn.Module) -> str:
+    """Name of the convolution that reads the images: the one that runs first."""
+    ran: list[str] = []
+    handles = [
+        module.register_forward_pre_hook(lambda *_, name=name: ran.append(name))
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d)
+    ]
+    parameter = next(model.parameters())
+    was_training = model.training
+    try:
+        with torch.no_grad():
+            model.eval()(torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE, device=parameter.device, dtype=parameter.dtype))
+    finally:
+        model.train(was_training)
+        for handle in handles:
+            handle.remove()
+    return ran[0]

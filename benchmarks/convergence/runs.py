@@ -1,0 +1,61 @@
+"""What one training is."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from tract_fx.options import DEFAULT_LAM
+
+__all__ = ["Run"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One training, and everything that tells it from another one of the same size and images.
+
+    Attributes:
+        network: a name in `sizes.Size.networks`.
+        optimizer: ``"sgd"`` or ``"adam"``, see `sizes.Size.rates`.
+        epochs: the budget; the learning rate falls to zero at its end.
+        method: a name in `methods.METHODS`.
+        seed: of the initial weights, the order of the images and their augmentation.
+        lam: the regularisation of TrAct.
+        width: factor on the network's number of channels.
+        rate: factor on the peak learning rate.
+        inputs: a name in `inputs.INPUTS`.
+        augmentation: a name in `augmentation.AUGMENTATIONS`.
+        noise: standard deviation of the noise that is added to every image, in units of a standardised image; only for
+            inputs of planted contrast.
+    """
+
+    network: str
+    optimizer: str
+    epochs: int
+    method: str
+    seed: int
+    lam: float = DEFAULT_LAM
+    width: float = 1.0
+    rate: float = 1.0
+    inputs: str = "standardised"
+    augmentation: str = "crop-flip"
+    noise: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """A file name: the required fields, then what is not the default."""
+        parts = [self.network, self.optimizer, f"{self.epochs}epochs", self.method]
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.default is not dataclasses.MISSING and value != field.default:
+                parts.append(f"{field.name}-{value:g}" if isinstance(value, float) else f"{field.name}-{value}")
+        return "_".join([*parts, f"seed{self.seed}"])
+
+    @property
+    def setting(self) -> str:
+        """Network and optimiser."""
+        return f"{self.network}, {self.optimizer.upper() if self.optimizer == 'sgd' else 'Adam'}"
+
+    def record(self) -> dict[str, Any]:
+        """All fields, for the first line of the run's file."""
+        return dataclasses.asdict(self)

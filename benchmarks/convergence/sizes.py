@@ -1,0 +1,66 @@
+"""The same experiments for two cores of a CPU and for a GPU: networks, budgets, precision."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from benchmarks.convergence import networks
+from benchmarks.convergence.networks import Builder
+
+__all__ = ["SIZES", "Size"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """How large everything is.
+
+    Attributes:
+        name: of the folder of results.
+        networks: what ``"resnet"`` and ``"vit"`` are, and for the experiment on many models all others.
+        rates: peak learning rates by network and optimiser, chosen for plain training (experiment ``rates``).
+        budgets: epochs of the three budgets, 1 : 2 : 4.
+        train, test: images; 0 for all.
+        batch: images in a step.
+        bfloat16: autocast to bfloat16.
+        channels_last: memory format of networks and images.
+        lams: values of the experiment on ``lam``.
+        widths: factors on the networks' widths there.
+    """
+
+    name: str
+    networks: dict[str, Builder]
+    rates: dict[tuple[str, str], float]
+    budgets: tuple[int, int, int]
+    train: int
+    test: int
+    batch: int
+    bfloat16: bool
+    channels_last: bool
+    lams: tuple[float, ...] = (0.00625, 0.0125, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
+    widths: tuple[float, ...] = (0.5, 2.0)
+
+
+SIZES = {
+    "small": Size(
+        name="small",
+        networks={"resnet": networks.small_resnet, "vit": networks.small_vit},
+        rates={("resnet", "sgd"): 0.1, ("resnet", "adam"): 4e-3, ("vit", "adam"): 2e-3},
+        budgets=(3, 6, 12),
+        train=10_000,
+        test=5_000,
+        batch=128,
+        bfloat16=False,
+        channels_last=True,
+    ),
+    "full": Size(
+        name="full",
+        networks={"resnet": networks.resnet18, "vit": networks.vit},
+        rates={("resnet", "sgd"): 0.1, ("resnet", "adam"): 1e-3, ("vit", "adam"): 1e-3},
+        budgets=(25, 50, 100),
+        train=0,
+        test=0,
+        batch=128,
+        bfloat16=True,
+        channels_last=True,
+    ),
+}

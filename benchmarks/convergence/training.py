@@ -1,0 +1,211 @@
+"""One run, from where it was left to its end."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from benchmarks.convergence.augmentation import AUGMENTATIONS, crop_flip, erase, mix, randaugment
+from benchmarks.convergence.data import Images
+from benchmarks.convergence.inputs import CONTRASTS, contrast_groups
+from benchmarks.convergence.journal import Journal
+from benchmarks.convergence.many_models import MODELS
+from benchmarks.convergence.methods import METHODS, FirstLayerGradient, Trainee, network, trainee
+from benchmarks.convergence.runs import Run
+from benchmarks.convergence.sizes import Size
+from tract_fx.demo.training import rate_share
+
+__all__ = ["Training"]
+
+WEIGHT_DECAY = {"sgd": 5e-4, "adam": 0.05}
+EVALUATION_BATCH = 500
+EVALUATIONS = 4
+BUILDERS = {name: architecture.build for name, architecture in MODELS.items()}
+
+
+class Training:
+    """A run with all that belongs to it.
+
+    Args:
+        run: which one.
+        size: of everything.
+        images: the set; on the device where the run takes place.
+        steps: stop after so many, to try out; None trains to the end.
+    """
+
+    def __init__(self, run: Run, size: Size, images: Images, steps: int | None = None) -> None:
+        self.run, self.size, self.images = run, size, images
+        self.method = METHODS[run.method]
+        self.device = images.train.device
+        self.train_inputs, self.test_inputs = images.inputs(run.inputs, run.noise)
+        self.steps_per_epoch = len(images.train) // size.batch
+        self.total = run.epochs * self.steps_per_epoch
+        self.limit = self.total if steps is None else min(steps, self.total)
+        self.trainee = self._fresh_trainee()
+        self.optimizers = self._optimizers()
+        schedule = partial(rate_share, total=self.total)
+        self.rates = [torch.optim.lr_scheduler.LambdaLR(optimizer, schedule) for optimizer in self.optimizers]
+        covariance = self.method.covariance
+        self.gradient = FirstLayerGradient(self.trainee.first_layer, run.lam, covariance) if covariance else None
+        self.done = 0
+
+    def to_the_end(self, journal: Journal, tell: Callable[[str], None]) -> None:
+        """Train, note every epoch, and go on from the journal's checkpoint where there is one."""
+        if (state := journal.resume()) is not None:
+            self.load_state_dict(state)
+        first, epochs = self.done // self.steps_per_epoch + 1, -(-self.limit // self.steps_per_epoch)
+        for epoch in range(first, epochs + 1):
+            line = {"epoch": epoch, **self.train_epoch(epoch)}
+            if epoch == epochs or epoch % max(1, self.run.epochs // EVALUATIONS) == 0:
+                line |= self.evaluate()
+            journal.epoch(line, self.state_dict(epoch))
+            accuracy = f", accuracy {line['accuracy']:.1%}" if "accuracy" in line else ""
+            tell(f"epoch {epoch} of {epochs}: loss {line['loss']:.3f}{accuracy}")
+        journal.finish({"rewritten": self.rewritten(), "steps": self.done})
+
+    def train_epoch(self, epoch: int) -> dict[str, float]:
+        """Mean loss in nats over the epoch's steps, seconds by the clock and by the processor."""
+        generator = Generator().manual_seed(1_000_003 * self.run.seed + epoch)
+        self.trainee.model.train()
+        total, count = torch.zeros((), device=self.device), 0
+        started = self._now()
+        for images, targets in self._batches(generator):
+            total += self._step(images, targets)
+            count += 1
+        clock, processor = (after - before for before, after in zip(started, self._now(), strict=True))
+        return {"loss": total.item() / count, "seconds": clock, "processor_seconds": processor}
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, Any]:
+        """Share of test images classified right, with planted contrast also by group."""
+        model = self.trainee.model.eval()
+        right = []
+        for start in range(0, len(self.images.test), EVALUATION_BATCH):
+            chosen = slice(start, start + EVALUATION_BATCH)
+            x = self._laid_out(self.test_inputs.finish(self.test_inputs.images[chosen]))
+            with self._autocast():
+                scores = model(x)
+            right.append(scores.argmax(1) == self.images.test_labels[chosen])
+        right = torch.cat(right).float()
+        result: dict[str, Any] = {"accuracy": right.mean().item()}
+        if self.run.inputs == "contrast":
+            group = contrast_groups(len(right), split=1).to(right.device)
+            result["by_contrast"] = [right[group == number].mean().item() for number in range(len(CONTRASTS))]
+        return result
+
+    def rewritten(self) -> list[str]:
+        """Weights that the pass has rewritten, none where it is off."""
+        return sorted({match.weight for match in self.trainee.backend.matches}) if self.method.tract else []
+
+    def state_dict(self, epoch: int) -> dict[str, Any]:
+        """Everything that goes on; randomness needs nothing, it begins anew with each epoch."""
+        return {
+            "epoch": epoch,
+            "done": self.done,
+            "model": self.trainee.model.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "rates": [rate.state_dict() for rate in self.rates],
+            "gradient": self.gradient and self.gradient.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.done = state["done"]
+        self.trainee.model.load_state_dict(state["model"])
+        for own, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            own.load_state_dict(saved)
+        for own, saved in zip(self.rates, state["rates"], strict=True):
+            own.load_state_dict(saved)
+        if self.gradient:
+            self.gradient.load_state_dict(state["gradient"])
+
+    def _fresh_trainee(self) -> Trainee:
+        run, size = self.run, self.size
+        build = BUILDERS.get(run.network) or size.networks[run.network]
+        part = size.batch // self.method.parts
+        shared = trainee(
+            build,
+            self.images.classes,
+            run.width,
+            self.method.wrapper,
+            part,
+            self.device.type,
+            size.channels_last,
+        )
+        torch.manual_seed(run.seed)
+        fresh, _ = network(build, self.images.classes, run.width, self.method.wrapper)
+        shared.model.load_state_dict(fresh.state_dict())
+        shared.model.zero_grad()
+        shared.backend.lam = run.lam
+        return shared
+
+    def _optimizers(self) -> list[torch.optim.Optimizer]:
+        run, rates = self.run, self.size.rates
+        own = self.method.first_optimizer
+        first = list(self.trainee.first_layer.parameters()) if own else []
+        rest = [p for p in self.trainee.model.parameters() if all(p is not other for other in first)]
+        groups = [(run.optimizer, rest), *([(own, first)] if own else [])]
+        # A network without a rate of its own, and a first layer apart, take those of the ResNet.
+        peaks = {kind: rates.get((run.network, kind), rates["resnet", kind]) for kind, _ in groups}
+        return [_optimizer(kind, parameters, run.rate * peaks[kind]) for kind, parameters in groups]
+
+    def _batches(self, generator: Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        """Full batches of one epoch, as the network reads them, with one-hot or mixed targets."""
+        kind = AUGMENTATIONS[self.run.augmentation]
+        order = torch.randperm(len(self.images.train), generator=generator).to(self.device)
+        for chosen in order.split(self.size.batch)[: self.steps_per_epoch]:
+            if self.done == self.limit:
+                return
+            x = self.train_inputs.images[chosen]
+            x = randaugment(x, generator) if kind.randaugment else x
+            x = crop_flip(x, generator) if kind.crop_flip else x
+            x = self.train_inputs.finish(x)
+            x = erase(x, generator) if kind.erasing else x
+            targets = nn.functional.one_hot(self.images.train_labels[chosen], self.images.classes).float()
+            x, targets = mix(x, targets, generator) if kind.mixup else (x, targets)
+            yield self._laid_out(x), targets
+
+    def _step(self, images: Tensor, targets: Tensor) -> Tensor:
+        """One step of the optimisers; the loss in nats."""
+        use_tract = self.method.tract and self.done < self.method.until * self.total
+        compiled = self.trainee.tract if use_tract else self.trainee.plain
+        parts = self.method.parts
+        total = torch.zeros((), device=self.device)
+        for x, y in zip(images.chunk(parts), targets.chunk(parts), strict=True):
+            with self._autocast():
+                loss = nn.functional.cross_entropy(compiled(x), y) / parts
+            loss.backward()
+            total += loss.detach()
+        if self.gradient:
+            self.gradient.precondition(images)
+        for optimizer, rate in zip(self.optimizers, self.rates, strict=True):
+            optimizer.step()
+            optimizer.zero_grad()
+            rate.step()
+        self.done += 1
+        return total
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.size.bfloat16)
+
+    def _laid_out(self, images: Tensor) -> Tensor:
+        return images.contiguous(
+            memory_format=torch.channels_last if self.size.channels_last else torch.contiguous_format
+        )
+
+    def _now(self) -> tuple[float, float]:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter(), time.process_time()
+
+
+def _optimizer(kind: str, parameters: list[nn.Parameter], rate: float) -> torch.optim.Optimizer:
+    if kind == "sgd":
+        return torch.optim.SGD(parameters, rate, momentum=0.9, nesterov=True, weight_decay=WEIGHT_DECAY[kind])
+    return torch.optim.AdamW(parameters, rate, weight_decay=WEIGHT_DECAY[kind])
