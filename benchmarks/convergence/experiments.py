@@ -70,7 +70,7 @@ def contrast(size: Size, seed: int) -> Iterable[Run]:
     for network, optimizer in ONE_EACH:
         for noise in NOISES:
             for method in SIDES:
-                yield Run(network, optimizer, size.budgets[1], method, seed, inputs="contrast", noise=noise)
+                yield Run(network, optimizer, size.budgets[0], method, seed, inputs="contrast", noise=noise)
 
 
 def inputs(size: Size, seed: int) -> Iterable[Run]:

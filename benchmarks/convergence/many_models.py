@@ -31,48 +31,40 @@ class Architecture:
 
 
 def _with_fine_stem(model: nn.Module) -> nn.Module:
-    """The first convolution moves by one pixel, as is usual for small images; a patch embedding stays as it is."""
-    first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
-    if first.stride != first.kernel_size:
-        first.stride = (1, 1)
+    """The first convolution becomes one of 3x3 pixels that moves by one; a patch embedding stays as it is."""
+    name, first = next((name, part) for name, part in model.named_modules() if isinstance(part, nn.Conv2d))
+    if first.stride == first.kernel_size:
+        return model
+    owner, _, attribute = name.rpartition(".")
+    bias = first.bias is not None
+    setattr(model.get_submodule(owner), attribute, nn.Conv2d(3, first.out_channels, 3, padding=1, bias=bias))
     return model
 
 
-def _torchvision_resnet(block: str, classes: int, **options: Any) -> nn.Module:
-    from torchvision.models import resnet
+def _resnet(block: str, classes: int, channels: tuple[int, ...] = (16, 32, 64, 128), **options: Any) -> nn.Module:
+    from timm.models import resnet
 
-    return resnet.ResNet(getattr(resnet, block), [1, 1, 1, 1], num_classes=classes, **options)
-
-
-def _timm_resnet(classes: int, **options: Any) -> nn.Module:
-    from timm.models.resnet import BasicBlock, ResNet
-
-    return ResNet(BasicBlock, [1, 1, 1], num_classes=classes, channels=(32, 64, 128), **options)
+    return resnet.ResNet(getattr(resnet, block), [1, 1, 1, 1], num_classes=classes, channels=channels, **options)
 
 
 def _preactivation_resnet(classes: int) -> nn.Module:
+    from timm.layers import BatchNormAct2d
     from timm.models.resnetv2 import ResNetV2
 
-    return ResNetV2([1, 1, 1], channels=(64, 128, 256), num_classes=classes, stem_chs=32, conv_layer=nn.Conv2d,
-                    norm_layer=_batch_norm_act(), stem_type="same")  # fmt: skip
-
-
-def _batch_norm_act() -> type[nn.Module]:
-    from timm.layers import BatchNormAct2d
-
-    return BatchNormAct2d
+    options = {"conv_layer": nn.Conv2d, "norm_layer": BatchNormAct2d, "stem_type": "fixed"}
+    return ResNetV2([1, 1, 1], channels=(64, 128, 256), num_classes=classes, stem_chs=32, **options)
 
 
 def _densenet(classes: int) -> nn.Module:
     from torchvision.models import DenseNet
 
-    return DenseNet(growth_rate=12, block_config=(3, 3, 3), num_init_features=24, num_classes=classes)
+    return DenseNet(growth_rate=8, block_config=(3, 3, 3), num_init_features=16, num_classes=classes)
 
 
 def _vgg(classes: int) -> nn.Module:
     from torchvision.models import vgg
 
-    features = vgg.make_layers([32, "M", 64, "M", 128, 128, "M", 128, 128, "M"], batch_norm=True)
+    features = vgg.make_layers([16, "M", 32, "M", 64, 64, "M", 128, 128, "M"], batch_norm=True)
     model = vgg.VGG(features, num_classes=classes)
     model.avgpool, model.classifier = nn.AdaptiveAvgPool2d(1), nn.Linear(128, classes)
     return model
@@ -87,8 +79,8 @@ def _squeezenet(classes: int) -> nn.Module:
 def _mobilenet(classes: int) -> nn.Module:
     from torchvision.models import MobileNetV2
 
-    settings = [[1, 16, 1, 1], [4, 24, 1, 2], [4, 32, 2, 2], [4, 64, 2, 2], [4, 96, 1, 1]]
-    return MobileNetV2(num_classes=classes, inverted_residual_setting=settings)
+    settings = [[1, 16, 1, 2], [4, 24, 1, 2], [4, 32, 2, 2], [4, 64, 1, 1]]
+    return MobileNetV2(width_mult=0.75, num_classes=classes, inverted_residual_setting=settings)
 
 
 def _shufflenet(classes: int) -> nn.Module:
@@ -110,30 +102,25 @@ def _convnext(classes: int) -> nn.Module:
     return ConvNeXt(num_classes=classes, depths=(1, 1, 2, 1), dims=(32, 64, 96, 128), patch_size=2)
 
 
-def _convmixer(classes: int) -> nn.Module:
-    from timm.models.convmixer import ConvMixer
+def _mixer(classes: int, block: str = "MixerBlock") -> nn.Module:
+    from timm.models import mlp_mixer
 
-    return ConvMixer(dim=64, depth=4, kernel_size=5, patch_size=2, num_classes=classes)
-
-
-def _mixer(classes: int) -> nn.Module:
-    from timm.models.mlp_mixer import MlpMixer
-
-    return MlpMixer(num_classes=classes, img_size=IMAGE_SIZE, patch_size=4, num_blocks=3, embed_dim=64)
+    options = {"img_size": IMAGE_SIZE, "patch_size": 4, "num_blocks": 3, "embed_dim": 64}
+    return mlp_mixer.MlpMixer(num_classes=classes, block_layer=getattr(mlp_mixer, block), **options)
 
 
-def _resmlp(classes: int) -> nn.Module:
-    from timm.layers import Affine
-    from timm.models.mlp_mixer import MlpMixer, ResBlock
+def _gmlp(classes: int) -> nn.Module:
+    from timm.models.mlp_mixer import MlpMixer, SpatialGatingBlock
 
-    return MlpMixer(num_classes=classes, img_size=IMAGE_SIZE, patch_size=4, num_blocks=3, embed_dim=64, mlp_ratio=4,
-                    block_layer=ResBlock, norm_layer=Affine)  # fmt: skip
+    options = {"img_size": IMAGE_SIZE, "patch_size": 4, "num_blocks": 3, "embed_dim": 64, "mlp_ratio": 4}
+    return MlpMixer(num_classes=classes, block_layer=SpatialGatingBlock, **options)
 
 
 MODELS = {
-    "resnet-4blocks": Architecture(lambda classes: _torchvision_resnet("BasicBlock", classes, width_per_group=64)),
-    "resnext": Architecture(lambda classes: _torchvision_resnet("Bottleneck", classes, groups=8, width_per_group=4)),
-    "se-resnet": Architecture(lambda classes: _timm_resnet(classes, block_args={"attn_layer": "se"})),
+    "resnet-bottleneck": Architecture(lambda classes: _resnet("Bottleneck", classes, (16, 32, 64, 96))),
+    "resnext": Architecture(lambda classes: _resnet("Bottleneck", classes, (16, 32, 64, 96), cardinality=4)),
+    "wide-resnet": Architecture(lambda classes: _resnet("BasicBlock", classes, (32, 64, 96, 128))),
+    "se-resnet": Architecture(lambda classes: _resnet("BasicBlock", classes, block_args={"attn_layer": "se"})),
     "preact-resnet": Architecture(_preactivation_resnet),
     "densenet": Architecture(_densenet),
     "vgg": Architecture(_vgg),
@@ -142,7 +129,6 @@ MODELS = {
     "shufflenet-v2": Architecture(_shufflenet),
     "regnet": Architecture(_regnet),
     "convnext": Architecture(_convnext, "adam"),
-    "convmixer": Architecture(_convmixer, "adam"),
     "mlp-mixer": Architecture(_mixer, "adam"),
-    "resmlp": Architecture(_resmlp, "adam"),
+    "gmlp": Architecture(_gmlp, "adam"),
 }

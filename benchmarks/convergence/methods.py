@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from benchmarks.convergence.networks import Builder, first_layer_name
 from benchmarks.convergence.patch_norm import DualPatchNorm, PatchNorm
-from tract_fx import TractBackend, compat, tract_backend
+from tract_fx import compat, tract_backend
 from tract_fx.ops.gram import gram
 from tract_fx.ops.patches import PatchGeometry
 

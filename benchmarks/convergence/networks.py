@@ -41,8 +41,8 @@ def small_resnet(classes: int, width: float) -> nn.Module:
 
 
 def small_vit(classes: int, width: float) -> nn.Module:
-    """The paper's patches of 4x4 pixels; 3 layers, 4 heads, width 64."""
-    return SmallViT(3, classes, IMAGE_SIZE, width=round(16 * width) * 4, depth=3, heads=4)
+    """The paper's patches of 4x4 pixels; 3 layers, 4 heads, width 48."""
+    return SmallViT(3, classes, IMAGE_SIZE, width=round(12 * width) * 4, depth=3, heads=4)
 
 
 def resnet18(classes: int, width: float) -> nn.Module:

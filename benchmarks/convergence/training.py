@@ -25,7 +25,7 @@ __all__ = ["Training"]
 
 WEIGHT_DECAY = {"sgd": 5e-4, "adam": 0.05}
 EVALUATION_BATCH = 500
-EVALUATIONS = 4
+EVALUATIONS = 2
 BUILDERS = {name: architecture.build for name, architecture in MODELS.items()}
 
 
