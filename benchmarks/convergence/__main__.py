@@ -2,7 +2,8 @@
 
     python -m benchmarks.convergence speedup --data cifar10_jpeg.tar.xz --seeds 0 1 2
 
-Stop it whenever you like: it goes on from the last epoch of every run, and leaves finished runs alone.
+Stop it whenever you like: it goes on from the last epoch of every run, and leaves finished runs alone. What several
+experiments need is run once.
 `python -m benchmarks.report` and `python -m benchmarks.plots` make tables and pictures.
 """
 
@@ -30,9 +31,13 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     size = SIZES[options.size or ("full" if torch.device(options.device).type == "cuda" else "small")]
     runs = EXPERIMENTS[options.experiment].all_runs(size, options.seeds)
-    runs = [run for run in runs if not options.only or all(part in run.name for part in options.only)]
+    runs = [
+        run
+        for run in runs
+        if all(part in run.name for part in options.only) and not any(part in run.name for part in options.without)
+    ]
     images = functools.partial(load, options.data, options.downloads, size.train, size.test, options.device)
-    folder = options.out / size.name / options.experiment
+    folder = options.out / size.name
     print(f"{EXPERIMENTS[options.experiment].question}\n{len(runs)} runs, size {size.name}, into {folder}", flush=True)
     try:
         run_all(runs, size, images, folder, options.steps, options.workers, _tell)
@@ -65,7 +70,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--out", type=Path, default=OUT, help="folder of results (default: benchmarks/results/convergence)"
     )
-    parser.add_argument("--only", nargs="+", metavar="PART", help="only runs with all of these in their names")
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="PART", help="only runs with all of these in their names"
+    )
+    parser.add_argument(
+        "--without", nargs="+", default=[], metavar="PART", help="no runs with one of these in their names"
+    )
     parser.add_argument("--steps", type=int, help="end each run after so many steps, to try it out")
     parser.add_argument("--workers", type=int, default=1, help="processes that share the device (default: 1)")
     return parser
