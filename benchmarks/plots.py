@@ -2,7 +2,7 @@
 
 python -m benchmarks.plots
 
-Drawn from the same files as the README's tables: what a training step costs more, and the operator alone.
+Drawn from the same files as the tables: what a training step costs more, the operator alone, and whether training is faster.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from benchmarks.convergence.figures import draw as draw_convergence
+from benchmarks.convergence.tables import all_results
 from benchmarks.report import RESULTS, lines
 
 # Okabe and Ito's palette, and a marker each, so that colour is not all that tells the sides apart.
@@ -32,6 +34,8 @@ def main() -> None:
     """Draw every picture."""
     draw_throughput(lines("throughput.jsonl"), RESULTS / "throughput.png")
     draw_gram([record for record in lines("gram.jsonl") if record["dtype"] == "float32"], RESULTS / "gram.png")
+    for results in all_results():
+        draw_convergence(results, RESULTS)
 
 
 def draw_throughput(records: Sequence[Mapping[str, Any]], path: Path) -> None:

@@ -16,6 +16,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.convergence.tables import TABLES as CONVERGENCE
+from benchmarks.markdown import table
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 README = ROOT / "README.md"
@@ -50,8 +53,14 @@ def updated(text: str, parts: Mapping[str, Callable[[], str]]) -> str:
 def pages() -> dict[Path, dict[str, Callable[[], str]]]:
     """Every page with the parts that are made."""
     outputs = {path.stem: functools.partial(output, path) for path in sorted((RESULTS / "tutorial").glob("*.txt"))}
-    readme = TABLES | {"explain": outputs["explain"]}
-    return {README: readme, ROOT / "docs" / "odd-loss.md": outputs}
+    in_readme = ("convergence_summary", "convergence_conditions", "convergence_speedup")
+    readme = TABLES | {"explain": outputs["explain"]} | {name: CONVERGENCE[name] for name in in_readme}
+    convergence = {name: render for name, render in CONVERGENCE.items() if name != "convergence_summary"}
+    return {
+        README: readme,
+        ROOT / "docs" / "odd-loss.md": outputs,
+        ROOT / "docs" / "convergence.md": convergence,
+    }
 
 
 def output(path: Path) -> str:
@@ -235,13 +244,6 @@ def number(value: float | None) -> str:
 def percent(ratio: float) -> str:
     """A ratio of times as what it adds."""
     return f"{100 * (ratio - 1):+.1f} %"
-
-
-def table(heads: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
-    """A Markdown table."""
-    heads = list(heads)
-    body = [heads, ["---"] * len(heads), *rows]
-    return "".join(f"| {' | '.join(map(str, row))} |\n" for row in body)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def _with_fine_stem(model: nn.Module) -> nn.Module:
         return model
     owner, _, attribute = name.rpartition(".")
     bias = first.bias is not None
-    setattr(model.get_submodule(owner), attribute, nn.Conv2d(3, first.out_channels, 3, padding=1, bias=bias))
+    setattr(model.get_submodule(owner), attribute, type(first)(3, first.out_channels, 3, padding=1, bias=bias))
     return model
 
 
@@ -48,11 +48,9 @@ def _resnet(block: str, classes: int, channels: tuple[int, ...] = (16, 32, 64, 1
 
 
 def _preactivation_resnet(classes: int) -> nn.Module:
-    from timm.layers import BatchNormAct2d
     from timm.models.resnetv2 import ResNetV2
 
-    options = {"conv_layer": nn.Conv2d, "norm_layer": BatchNormAct2d, "stem_type": "fixed"}
-    return ResNetV2([1, 1, 1], channels=(64, 128, 256), num_classes=classes, stem_chs=32, **options)
+    return ResNetV2([1, 1, 1], channels=(128, 256, 512), num_classes=classes, stem_chs=32)
 
 
 def _densenet(classes: int) -> nn.Module:
@@ -110,10 +108,11 @@ def _mixer(classes: int, block: str = "MixerBlock") -> nn.Module:
 
 
 def _gmlp(classes: int) -> nn.Module:
+    from timm.layers import GatedMlp
     from timm.models.mlp_mixer import MlpMixer, SpatialGatingBlock
 
     options = {"img_size": IMAGE_SIZE, "patch_size": 4, "num_blocks": 3, "embed_dim": 64, "mlp_ratio": 4}
-    return MlpMixer(num_classes=classes, block_layer=SpatialGatingBlock, **options)
+    return MlpMixer(num_classes=classes, block_layer=SpatialGatingBlock, mlp_layer=GatedMlp, **options)
 
 
 MODELS = {

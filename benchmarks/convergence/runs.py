@@ -51,11 +51,6 @@ class Run:
                 parts.append(f"{field.name}-{value:g}" if isinstance(value, float) else f"{field.name}-{value}")
         return "_".join([*parts, f"seed{self.seed}"])
 
-    @property
-    def setting(self) -> str:
-        """Network and optimiser."""
-        return f"{self.network}, {self.optimizer.upper() if self.optimizer == 'sgd' else 'Adam'}"
-
     def record(self) -> dict[str, Any]:
         """All fields, for the first line of the run's file."""
         return dataclasses.asdict(self)

@@ -16,7 +16,8 @@ class Size:
 
     Attributes:
         name: of the folder of results.
-        networks: what ``"resnet"`` and ``"vit"`` are, and for the experiment on many models all others.
+        networks: what ``"resnet"`` and ``"vit"`` are.
+        titles: what they are called in tables.
         rates: peak learning rates by network and optimiser, chosen for plain training (experiment ``rates``).
         budgets: epochs of the three budgets, 1 : 2 : 4.
         train, test: images; 0 for all.
@@ -29,6 +30,7 @@ class Size:
 
     name: str
     networks: dict[str, Builder]
+    titles: dict[str, str]
     rates: dict[tuple[str, str], float]
     budgets: tuple[int, int, int]
     train: int
@@ -44,6 +46,7 @@ SIZES = {
     "small": Size(
         name="small",
         networks={"resnet": networks.small_resnet, "vit": networks.small_vit},
+        titles={"resnet": "small ResNet", "vit": "small ViT"},
         rates={("resnet", "sgd"): 0.1, ("resnet", "adam"): 4e-3, ("vit", "adam"): 2e-3},
         budgets=(3, 6, 12),
         train=10_000,
@@ -55,6 +58,7 @@ SIZES = {
     "full": Size(
         name="full",
         networks={"resnet": networks.resnet18, "vit": networks.vit},
+        titles={"resnet": "ResNet-18", "vit": "ViT"},
         rates={("resnet", "sgd"): 0.1, ("resnet", "adam"): 1e-3, ("vit", "adam"): 1e-3},
         budgets=(25, 50, 100),
         train=0,

@@ -1,0 +1,122 @@
+"""Pictures of the recorded runs, for `python -m benchmarks.plots`."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from benchmarks.convergence.experiments import NOISES, ONE_EACH, SETTINGS, SIDES
+from benchmarks.convergence.inputs import CONTRASTS
+from benchmarks.convergence.runs import Run
+from benchmarks.convergence.summary import Results
+from benchmarks.convergence.tables import title_of
+
+__all__ = ["draw"]
+
+# Okabe and Ito's palette, and a marker each.
+STYLES = {"plain": ("#0072B2", "s", "plain"), "tract": ("#D55E00", "o", "TrAct")}
+
+
+def draw(results: Results, folder: Path) -> None:
+    """Every picture that there are runs for, as PNG files."""
+    for name, panels in (("speedup", speedup), ("lambda", lam), ("contrast", contrast)):
+        if drawn := panels(results):
+            drawn.savefig(folder / f"convergence_{results.size.name}_{name}.png")
+
+
+def speedup(results: Results) -> Figure | None:
+    """Final accuracy against the budget of epochs; a dot for each seed, a line through the means."""
+    budgets = results.size.budgets
+    settings = [setting for setting in SETTINGS if _pairs(results, setting, budgets[0])]
+    if not settings:
+        return None
+    figure, panels = _panels(len(settings), "final accuracy against the epochs of a training")
+    for axes, setting in zip(panels, settings, strict=True):
+        for side in SIDES:
+            found = [results.of(Run(*setting, budget, side, 0)) for budget in budgets]
+            _line(axes, side, budgets, [[result.accuracy for result in cell] for cell in found])
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(budgets, [str(budget) for budget in budgets])
+        axes.minorticks_off()
+        axes.set_xlabel("epochs")
+        axes.set_title(title_of(results, *setting), loc="left", fontsize=10)
+    return _finish(figure, panels)
+
+
+def lam(results: Results) -> Figure | None:
+    """Final accuracy against ``lam``, the plain one as a line."""
+    budget = results.size.budgets[0]
+    settings = [setting for setting in ONE_EACH if _pairs(results, setting, budget)]
+    if not settings:
+        return None
+    figure, panels = _panels(len(settings), f"final accuracy against lam, {budget} epochs")
+    for axes, setting in zip(panels, settings, strict=True):
+        plain = [100 * result.accuracy for result in results.of(Run(*setting, budget, "plain", 0))]
+        axes.axhline(statistics.fmean(plain), color=STYLES["plain"][0], label="plain")
+        axes.axhspan(min(plain), max(plain), color=STYLES["plain"][0], alpha=0.12, linewidth=0)
+        run = Run(*setting, budget, "tract", 0)
+        found = {value: results.of(dataclasses.replace(run, lam=value)) for value in results.size.lams}
+        done = {value: [result.accuracy for result in cell] for value, cell in found.items() if cell}
+        _line(axes, "tract", list(done), list(done.values()))
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(list(done), [f"{value:g}" for value in done], rotation=45)
+        axes.minorticks_off()
+        axes.set_xlabel("lam")
+        axes.set_title(title_of(results, *setting), loc="left", fontsize=10)
+    return _finish(figure, panels)
+
+
+def contrast(results: Results) -> Figure | None:
+    """Accuracy of the test images of each planted contrast."""
+    budget = results.size.budgets[0]
+    kinds = [
+        (setting, noise)
+        for setting in ONE_EACH
+        for noise in NOISES
+        if results.pairs(Run(*setting, budget, "tract", 0, inputs="contrast", noise=noise))
+    ]
+    if not kinds:
+        return None
+    figure, panels = _panels(len(kinds), f"accuracy by planted contrast, {budget} epochs")
+    for axes, (setting, noise) in zip(panels, kinds, strict=True):
+        for side in SIDES:
+            found = results.of(Run(*setting, budget, side, 0, inputs="contrast", noise=noise))
+            _line(axes, side, CONTRASTS, [[r.by_contrast[place] for r in found] for place in range(len(CONTRASTS))])
+        axes.set_xlabel("contrast of the test image")
+        axes.set_title(f"{title_of(results, *setting)}, noise {noise:g}", loc="left", fontsize=10)
+    return _finish(figure, panels)
+
+
+def _pairs(results: Results, setting: tuple[str, str], budget: int) -> object:
+    return results.pairs(Run(*setting, budget, "tract", 0))
+
+
+def _line(axes: Axes, side: str, places: Sequence[float], accuracies: Sequence[Sequence[float]]) -> None:
+    """A dot for each seed and a line through the means, in percent."""
+    color, marker, label = STYLES[side]
+    for place, values in zip(places, accuracies, strict=True):
+        axes.plot([place] * len(values), [100 * v for v in values], marker, color=color, markersize=3, alpha=0.5)
+    means = [100 * statistics.fmean(values) for values in accuracies]
+    axes.plot(places, means, color=color, marker=marker, markersize=5, label=label)
+
+
+def _panels(count: int, title: str) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(1.2 + 3.4 * count, 3.6), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title[0].upper() + title[1:], x=0.01, ha="left")
+    return figure, list(figure.subplots(1, count, squeeze=False)[0])
+
+
+def _finish(figure: Figure, panels: Sequence[Axes]) -> Figure:
+    panels[0].set_ylabel("test accuracy, %")
+    panels[0].legend(frameon=False, loc="best")
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.3)
+    return figure
