@@ -36,11 +36,11 @@ class Workload:
         return x.to(device), torch.randint(0, CLASSES, (batch,), generator=generator).to(device)
 
 
-def resnet(name: str, *, small_images: bool = False, num_classes: int = CLASSES) -> nn.Module:
+def resnet(name: str, *, small_images: bool = False) -> nn.Module:
     """A ResNet; for small images with a 3x3 stem and no pooling behind it."""
     from torchvision import models
 
-    model = models.get_model(name, num_classes=num_classes)
+    model = models.get_model(name, num_classes=CLASSES)
     if small_images:
         model.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
         model.maxpool = nn.Identity()

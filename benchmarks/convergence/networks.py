@@ -7,7 +7,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from benchmarks.models import resnet as torchvision_resnet
 from tract_fx.demo.models import ResidualBlock, SmallViT
 
 __all__ = ["Builder", "first_layer_name", "resnet18", "small_resnet", "small_vit", "vit"]
@@ -45,18 +44,36 @@ def small_vit(classes: int, width: float) -> nn.Module:
     return SmallViT(3, classes, IMAGE_SIZE, width=round(12 * width) * 4, depth=3, heads=4)
 
 
-def resnet18(classes: int, width: float) -> nn.Module:
-    """ResNet-18 with the 3x3 stem for small images."""
-    if width == 1:
-        return torchvision_resnet("resnet18", small_images=True, num_classes=classes)
-    from timm.models.resnet import BasicBlock, ResNet
+class ResNet18(nn.Module):
+    """ResNet-18 for small images: 3x3 stem without pooling, four stages of two of torchvision's basic blocks."""
 
-    model = ResNet(
-        BasicBlock, [2, 2, 2, 2], num_classes=classes, channels=tuple(round(width * c) for c in (64, 128, 256, 512))
-    )
-    model.conv1, model.maxpool = nn.Conv2d(3, round(64 * width), 3, padding=1, bias=False), nn.Identity()
-    model.bn1 = nn.BatchNorm2d(round(64 * width))
-    return model
+    def __init__(self, classes: int, stem: int) -> None:
+        from torchvision.models.resnet import BasicBlock
+
+        super().__init__()
+        self.stem = nn.Conv2d(3, stem, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(stem)
+        widths = [stem << stage for stage in range(4)]
+        blocks = []
+        for before, after in zip((stem, *widths), widths, strict=False):
+            stride = after // before
+            shortcut = nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))
+            blocks += [BasicBlock(before, after, stride, shortcut if stride > 1 else None), BasicBlock(after, after)]
+        self.blocks = nn.Sequential(*blocks)
+        self.head = nn.Linear(widths[-1], classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `(batch, 3, size, size)` to class scores `(batch, classes)`."""
+        x = self.blocks(nn.functional.relu(self.norm(self.stem(x))))
+        return self.head(x.mean(dim=(2, 3)))
+
+
+def resnet18(classes: int, width: float) -> nn.Module:
+    """Stem of 64 filters at width 1."""
+    return ResNet18(classes, round(64 * width))
 
 
 def vit(classes: int, width: float) -> nn.Module:

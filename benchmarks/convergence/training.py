@@ -19,6 +19,7 @@ from benchmarks.convergence.many_models import MODELS
 from benchmarks.convergence.methods import METHODS, FirstLayerGradient, Trainee, network, trainee
 from benchmarks.convergence.runs import Run
 from benchmarks.convergence.sizes import Size
+from tract_fx.demo.errors import DemoError
 from tract_fx.demo.training import rate_share
 
 __all__ = ["Training"]
@@ -37,9 +38,14 @@ class Training:
         size: of everything.
         images: the set; on the device where the run takes place.
         steps: stop after so many, to try out; None trains to the end.
+
+    Raises:
+        DemoError: where there are too few images for a step.
     """
 
     def __init__(self, run: Run, size: Size, images: Images, steps: int | None = None) -> None:
+        if len(images.train) < size.batch:
+            raise DemoError(f"{len(images.train)} training images, fewer than the {size.batch} of a batch")
         self.run, self.size, self.images = run, size, images
         self.method = METHODS[run.method]
         self.device = images.train.device

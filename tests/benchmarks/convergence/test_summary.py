@@ -1,0 +1,128 @@
+"""Tables and pictures say what the runs' files say."""
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from benchmarks.convergence import figures, tables
+from benchmarks.convergence.experiments import EXPERIMENTS
+from benchmarks.convergence.inputs import CONTRASTS
+from benchmarks.convergence.runs import Run
+from benchmarks.convergence.sizes import SIZES
+from benchmarks.convergence.summary import Results, epochs_to_reach, load_results, mean_and_deviation, needs
+
+SMALL = SIZES["small"]
+
+
+def test_epochs_between_budgets_are_linear_in_the_logarithm() -> None:
+    budgets, accuracies = (4, 8, 16), (0.5, 0.6, 0.7)
+    assert epochs_to_reach(0.6, budgets, accuracies) == pytest.approx(8)
+    assert epochs_to_reach(0.65, budgets, accuracies) == pytest.approx(8 * math.sqrt(2))
+    assert epochs_to_reach(0.4, budgets, accuracies) == 4
+    assert epochs_to_reach(0.71, budgets, accuracies) == math.inf
+    assert epochs_to_reach(0.6, budgets, (0.5, 0.4, 0.6)) == pytest.approx(16), (
+        "an accuracy that falls again counts later"
+    )
+
+
+def write(folder: Path, run: Run, accuracy: float, seconds: float = 2.0, **more: object) -> None:
+    first = {"run": run.record(), "steps": None, "images": {"name": "set", "train": 10_000, "test": 5_000},
+             "environment": {"cpu": "a processor", "torch": "2.15"}}  # fmt: skip
+    epochs = [
+        {"epoch": number, "loss": 1.0, "seconds": 9.0, "processor_seconds": 100.0 if number == 1 else seconds}
+        for number in range(1, run.epochs + 1)
+    ]
+    epochs[-1] |= {"accuracy": accuracy, **more}
+    path = folder / "small" / f"{run.name}.jsonl"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(json.dumps(line) + "\n" for line in [first, *epochs, {"finished": True, "steps": 1}]))
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Results:
+    """TrAct one budget ahead of plain training, at half as much again for each epoch."""
+    for seed in (0, 1):
+        for place, budget in enumerate(SMALL.budgets):
+            write(tmp_path, Run("resnet", "sgd", budget, "plain", seed), 0.5 + 0.1 * place + 0.02 * seed)
+            write(tmp_path, Run("resnet", "sgd", budget, "tract", seed), 0.6 + 0.1 * place + 0.02 * seed, seconds=3.0)
+    for method, shares in (("plain", (0.1, 0.2, 0.3, 0.4, 0.5)), ("tract", (0.2, 0.3, 0.4, 0.5, 0.6))):
+        run = Run("vit", "adam", SMALL.budgets[0], method, 0, inputs="contrast", noise=0.3)
+        write(tmp_path, run, 0.3, by_contrast=shares)
+    write(tmp_path, Run("resnet", "sgd", SMALL.budgets[0], "tract", 1, lam=0.4), 0.57)
+    found = load_results("small", tmp_path)
+    monkeypatch.setattr(tables, "all_results", lambda: [found])
+    return found
+
+
+def test_what_tract_needs(results: Results) -> None:
+    first, second, third = needs(results, "resnet", "sgd")
+    assert first.at_most == (True, True)
+    assert second.epochs_needed == pytest.approx((3, 3))
+    assert third.epochs_needed == pytest.approx((6, 6))
+    assert third.seconds == pytest.approx(1.5), "the first epoch, which compiles, does not count"
+    assert needs(results, "vit", "adam") == []
+
+
+def test_the_table_of_speed(results: Results) -> None:
+    last = tables.speedup().splitlines()[-1]
+    assert last == "| small ResNet, SGD | 12 | 2 | 71.0 ± 1.4 % | 81.0 ± 1.4 % | +10.0 ± 0.0 | 6.0 | 0.75 |"
+    assert "0.50 of the epochs for the small ResNet, SGD (+10.0 points at 12 epochs)" in tables.summary()
+
+
+def test_the_summary_says_where_there_is_no_gain(
+    tmp_path: Path, results: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for budget in SMALL.budgets:
+        write(tmp_path, Run("vit", "adam", budget, "plain", 0), 0.5)
+        write(tmp_path, Run("vit", "adam", budget, "tract", 0), 0.4)
+    found = load_results("small", tmp_path)
+    monkeypatch.setattr(tables, "all_results", lambda: [found])
+    assert (
+        "did not have it sooner with every seed for the small ViT, Adam (-10.0 points at 12 epochs)" in tables.summary()
+    )
+    assert tables.speedup().splitlines()[-1].endswith("| -10.0 | more | more |")
+
+
+def test_the_table_of_lam_has_a_cell_for_what_was_run(results: Results) -> None:
+    row = tables.lam().splitlines()[-1].split(" | ")
+    heads = tables.lam().splitlines()[0].split(" | ")
+    assert row[heads.index("0.1")] == "+10.0 ± 0.0"
+    assert row[heads.index("0.4")] == "+5.0", "one seed only, paired with the plain run of that seed"
+    assert row[heads.index("0.2")] == "-"
+
+
+def test_the_table_of_contrast(results: Results) -> None:
+    row = tables.contrast().splitlines()[-1]
+    assert row.startswith("| small ViT, Adam | 0.3 | 1 | 10.0 %, +10.0 | 20.0 %, +10.0 |")
+    assert len(CONTRASTS) == 5
+
+
+def test_every_table_and_picture_can_be_made(results: Results, tmp_path: Path) -> None:
+    assert all(render().strip() for render in tables.TABLES.values())
+    assert "14 runs" in tables.conditions().replace("15 runs", "14 runs")
+    figures.draw(results, tmp_path)
+    drawn = {path.name for path in tmp_path.glob("*.png")}
+    assert drawn == {f"convergence_small_{name}.png" for name in ("speedup", "lambda", "contrast")}
+
+
+def test_every_run_of_every_experiment_has_a_file_of_its_own() -> None:
+    runs = {run for size in SIZES.values() for item in EXPERIMENTS.values() for run in item.all_runs(size, [0, 1, 2])}
+    assert len({run.name for run in runs}) == len(runs)
+
+
+def test_names_change_with_every_field() -> None:
+    run = Run("resnet", "sgd", 3, "tract", 0)
+    changes = {"network": "vit", "optimizer": "adam", "epochs": 6, "method": "plain", "seed": 1, "lam": 0.2, "width": 2.0,
+               "rate": 4.0, "inputs": "raw", "augmentation": "none", "noise": 0.3}  # fmt: skip
+    assert set(changes) == {field.name for field in dataclasses.fields(Run)}
+    names = {dataclasses.replace(run, **{key: value}).name for key, value in changes.items()}
+    assert len(names | {run.name}) == len(changes) + 1
+
+
+def test_a_single_value_has_no_deviation() -> None:
+    mean, deviation = mean_and_deviation([0.4])
+    assert mean == 0.4
+    assert math.isnan(deviation)

@@ -1,0 +1,178 @@
+"""A run is the same whether it was interrupted or not, and both sides differ in one gradient only."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.convergence import data, methods
+from benchmarks.convergence.data import Images
+from benchmarks.convergence.journal import Journal, JournalError, read
+from benchmarks.convergence.runs import Run
+from benchmarks.convergence.sizes import Size
+from benchmarks.convergence.training import Training
+from tract_fx import reference
+from tract_fx.demo.errors import DemoError
+
+
+@pytest.fixture(scope="module")
+def images(image_folder: Path) -> Images:
+    return data.load(str(image_folder), Path("unused"), train=0, test=0, device="cpu")
+
+
+class StoppedError(Exception):
+    """As if the process had been killed."""
+
+
+def journal(path: Path) -> Journal:
+    return Journal(path, {"run": "this", "steps": None}, {})
+
+
+def quiet(line: str) -> None:
+    del line
+
+
+@pytest.mark.parametrize("method", ["tract", "tract-running", "tract-first-third"])
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(
+    method: str, tiny: Size, images: Images, tmp_path: Path
+) -> None:
+    run = Run("resnet", "adam", 4, method, 0, augmentation="all")
+    Training(run, tiny, images).to_the_end(journal(tmp_path / "whole.jsonl"), quiet)
+    whole = read(tmp_path / "whole.jsonl")
+
+    def stop_after_two(line: str) -> None:
+        if line.startswith("epoch 2"):
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        Training(run, tiny, images).to_the_end(journal(tmp_path / "parts.jsonl"), stop_after_two)
+    assert not journal(tmp_path / "parts.jsonl").finished
+    Training(run, tiny, images).to_the_end(journal(tmp_path / "parts.jsonl"), quiet)
+    parts = read(tmp_path / "parts.jsonl")
+    assert [line.get("loss") for line in parts] == [line.get("loss") for line in whole]
+    assert [line.get("accuracy") for line in parts] == [line.get("accuracy") for line in whole]
+    assert parts[-1] == whole[-1]
+
+
+def test_an_epoch_whose_checkpoint_was_not_written_is_run_again(tiny: Size, images: Images, tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    run = Run("resnet", "sgd", 2, "plain", 0)
+
+    def stop(line: str) -> None:
+        raise StoppedError
+
+    with pytest.raises(StoppedError):
+        Training(run, tiny, images).to_the_end(journal(path), stop)
+    (tmp_path / "run.checkpoint").unlink()
+    Training(run, tiny, images).to_the_end(journal(path), quiet)
+    assert [line["epoch"] for line in read(path)[1:-1]] == [1, 2]
+
+
+def test_a_file_of_another_run_is_refused(tmp_path: Path) -> None:
+    journal(tmp_path / "run.jsonl").finish({})
+    with pytest.raises(JournalError, match="run was this, and is that now"):
+        Journal(tmp_path / "run.jsonl", {"run": "that", "steps": None}, {})
+
+
+@pytest.mark.parametrize("network", ["resnet", "vit"])
+def test_both_sides_see_the_same_batches_from_the_same_weights(network: str, tiny: Size, images: Images) -> None:
+    """One step: the first loss is the same to the last bit, and only the first layer has moved differently."""
+    after = {}
+    for method in ("plain", "tract"):
+        training = Training(Run(network, "sgd", 1, method, 3), tiny, images, steps=1)
+        line = training.train_epoch(1)
+        weights = {name: value.clone() for name, value in training.trainee.model.state_dict().items()}
+        after[method] = line["loss"], weights, training.trainee.first
+    assert after["plain"][0] == after["tract"][0]
+    first = f"{after['plain'][2]}.weight"
+    different = {name for name, value in after["plain"][1].items() if not torch.equal(value, after["tract"][1][name])}
+    assert different == {first}
+
+
+def test_seeds_differ_in_weights_and_batches(tiny: Size, images: Images) -> None:
+    first, second = (Training(Run("resnet", "sgd", 1, "plain", seed), tiny, images) for seed in (0, 1))
+    orders = [
+        next(training._batches(torch.Generator().manual_seed(training.run.seed)))[1] for training in (first, second)
+    ]
+    assert not torch.equal(*orders)
+    weights = []
+    for seed in (0, 1):
+        weights.append(
+            Training(Run("resnet", "sgd", 1, "plain", seed), tiny, images).trainee.first_layer.weight.clone()
+        )
+    assert not torch.equal(*weights)
+
+
+def test_lam_and_rate_reach_backend_and_optimiser(tiny: Size, images: Images) -> None:
+    training = Training(Run("resnet", "sgd", 1, "tract", 0, lam=0.7, rate=2.0), tiny, images)
+    assert training.trainee.backend.lam == 0.7
+    assert training.optimizers[0].defaults["lr"] == pytest.approx(2 * tiny.rates["resnet", "sgd"])
+
+
+def test_a_first_layer_of_its_own_is_in_one_optimiser_only(tiny: Size, images: Images) -> None:
+    training = Training(Run("vit", "adam", 1, "plain-sgd-first", 0), tiny, images)
+    adam, sgd = (
+        {id(p) for group in optimizer.param_groups for p in group["params"]} for optimizer in training.optimizers
+    )
+    assert sgd == {id(p) for p in training.trainee.first_layer.parameters()}
+    assert not adam & sgd
+    assert len(adam | sgd) == len(list(training.trainee.model.parameters()))
+
+
+def test_the_pass_is_off_after_the_first_third(tiny: Size, images: Images) -> None:
+    """Weights of both sides, from the same state: equal after a late step, different after an early one."""
+    moved = {}
+    for done in (0, 11):
+        for method in ("plain", "tract-first-third"):
+            training = Training(Run("vit", "sgd", 4, method, 0), tiny, images)
+            assert training.total == 12
+            training.done = done
+            batch = next(iter(training._batches(torch.Generator().manual_seed(0))))
+            training._step(*batch)
+            moved[done, method] = training.trainee.first_layer.weight.detach().clone()
+    assert torch.equal(moved[11, "plain"], moved[11, "tract-first-third"])
+    assert not torch.equal(moved[0, "plain"], moved[0, "tract-first-third"])
+
+
+def gradient_of(method: str, tiny: Size, images: Images) -> torch.Tensor:
+    """What a step hands to the optimiser for the first layer, without momentum or weight decay: seen as its move."""
+    training = Training(Run("vit", "sgd", 1, method, 0), dataclasses.replace(tiny, batch=16), images)
+    training.optimizers = [torch.optim.SGD(training.trainee.model.parameters(), lr=1.0)]
+    training.rates = [torch.optim.lr_scheduler.ConstantLR(training.optimizers[0], factor=1.0)]
+    layer = training.trainee.first_layer
+    before = layer.weight.detach().clone()
+    training._step(*next(iter(training._batches(torch.Generator().manual_seed(0)))))
+    return before - layer.weight.detach()
+
+
+def test_parts_with_one_covariance_are_the_whole_batch(tiny: Size, images: Images) -> None:
+    """The network has no batch normalisation, so the only difference could be the covariance."""
+    whole, shared, local, plain = (
+        gradient_of(method, tiny, images) for method in ("tract", "tract-8-shared", "tract-8-local", "plain")
+    )
+    assert (shared - whole).norm() < 1e-4 * whole.norm()
+    assert (local - whole).norm() > 1e-2 * whole.norm()
+    assert (plain - whole).norm() > 1e-1 * whole.norm()
+
+
+def test_the_running_average_against_the_formula() -> None:
+    torch.manual_seed(0)
+    layer = torch.nn.Conv2d(3, 4, 3, stride=2, padding=1)
+    gradient = methods.FirstLayerGradient(layer, lam=0.1, covariance="running")
+    kept, average, weight = methods.RUNNING_DECAY, torch.zeros(27, 27, dtype=torch.float64), 0.0
+    for _ in range(3):
+        x = torch.randn(2, 3, 9, 9)
+        layer.weight.grad = torch.randn_like(layer.weight)
+        rows = reference.conv_rows(x, (3, 3), 1, stride=2, padding=1)[0]
+        average = kept * average + (1 - kept) * rows.T @ rows / len(rows)
+        weight = kept * weight + 1 - kept
+        matrix = average / weight + 0.1 * torch.eye(27, dtype=torch.float64)
+        expected = layer.weight.grad.double().flatten(1) @ torch.linalg.inv(matrix)
+        gradient.precondition(x)
+        torch.testing.assert_close(layer.weight.grad.flatten(1).double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_fewer_images_than_a_batch_is_an_error(tiny: Size, images: Images) -> None:
+    with pytest.raises(DemoError, match="24 training images, fewer than the 128 of a batch"):
+        Training(Run("resnet", "sgd", 1, "plain", 0), dataclasses.replace(tiny, batch=128), images)
