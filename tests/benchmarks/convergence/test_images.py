@@ -105,13 +105,16 @@ def test_whitened_images_have_the_covariance_that_epsilon_leaves() -> None:
 
 def test_planted_contrast_scales_deviations_and_adds_noise() -> None:
     train, test = some_images()
-    plain = inputs.standardised(train, test, 0.0)[0].finish(train)
+    finish = inputs.standardised(train, test, 0.0)[0].finish
+    for number, (split, images) in enumerate(
+        zip(inputs.planted_contrast(train, test, 0.0), (train, test), strict=True)
+    ):
+        plain, group = finish(images), inputs.contrast_groups(len(images), split=number)
+        assert set(group.tolist()) == set(range(len(inputs.CONTRASTS)))
+        ratio = split.images.flatten(1).std(1) / plain.flatten(1).std(1)
+        torch.testing.assert_close(ratio, torch.tensor(inputs.CONTRASTS)[group], rtol=1e-4, atol=0)
+        torch.testing.assert_close(split.images.flatten(1).mean(1), plain.flatten(1).mean(1), rtol=1e-3, atol=1e-5)
     split, _ = inputs.planted_contrast(train, test, 0.0)
-    group = inputs.contrast_groups(len(train), split=0)
-    assert set(group.tolist()) == set(range(len(inputs.CONTRASTS)))
-    ratio = split.images.flatten(1).std(1) / plain.flatten(1).std(1)
-    torch.testing.assert_close(ratio, torch.tensor(inputs.CONTRASTS)[group], rtol=1e-4, atol=0)
-    torch.testing.assert_close(split.images.flatten(1).mean(1), plain.flatten(1).mean(1), rtol=1e-3, atol=1e-5)
     noisy, _ = inputs.planted_contrast(train, test, 0.3)
     assert abs((noisy.images - split.images).std().item() - 0.3) < 0.02
 

@@ -8,6 +8,7 @@ import torch
 
 from benchmarks.convergence import data, methods
 from benchmarks.convergence.data import Images
+from benchmarks.convergence.inputs import contrast_groups
 from benchmarks.convergence.journal import Journal, JournalError, read
 from benchmarks.convergence.runs import Run
 from benchmarks.convergence.sizes import Size
@@ -67,6 +68,16 @@ def test_an_epoch_whose_checkpoint_was_not_written_is_run_again(tiny: Size, imag
     (tmp_path / "run.checkpoint").unlink()
     Training(run, tiny, images).to_the_end(journal(path), quiet)
     assert [line["epoch"] for line in read(path)[1:-1]] == [1, 2]
+
+
+def test_an_epoch_that_is_newer_than_the_checkpoint_is_run_again(tmp_path: Path) -> None:
+    """The process was killed between writing the two."""
+    path = tmp_path / "run.jsonl"
+    journal(path).epoch({"epoch": 1}, {"epoch": 1})
+    with path.open("a") as file:
+        file.write('{"epoch": 2}\n')
+    assert journal(path).resume() == {"epoch": 1}
+    assert [line.get("epoch") for line in read(path)] == [None, 1]
 
 
 def test_a_file_of_another_run_is_refused(tmp_path: Path) -> None:
@@ -171,6 +182,30 @@ def test_the_running_average_against_the_formula() -> None:
         expected = layer.weight.grad.double().flatten(1) @ torch.linalg.inv(matrix)
         gradient.precondition(x)
         torch.testing.assert_close(layer.weight.grad.flatten(1).double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_accuracy_by_contrast_is_that_of_the_images_of_each_contrast(tiny: Size, images: Images) -> None:
+    """A network that sees through the contrast: right exactly where it is the highest one."""
+    training = Training(Run("resnet", "sgd", 1, "plain", 0, inputs="contrast"), tiny, images)
+    ordinary = images.inputs("standardised", 0.0)[1]
+    spread = ordinary.finish(ordinary.images).flatten(1).std(1)
+    seen = []
+
+    class Seer(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            ratio = x.flatten(1).std(1) / spread
+            right = (ratio > 0.9).long()
+            seen.append(right)
+            return torch.nn.functional.one_hot(torch.where(right > 0, images.test_labels, 1 - images.test_labels), 2)
+
+    training.trainee.model, original = Seer(), training.trainee.model
+    try:
+        line = training.evaluate()
+    finally:
+        training.trainee.model = original
+    groups = contrast_groups(len(images.test), split=1).unique().tolist()
+    assert [line["by_contrast"][group] for group in groups] == [float(group == 4) for group in groups]
+    assert line["accuracy"] == pytest.approx(seen[0].float().mean().item())
 
 
 def test_fewer_images_than_a_batch_is_an_error(tiny: Size, images: Images) -> None:
