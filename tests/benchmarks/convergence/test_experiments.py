@@ -1,5 +1,6 @@
 """Every experiment runs from its command to its table."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from benchmarks.convergence.__main__ import main
 from benchmarks.convergence.experiments import EXPERIMENTS
+from benchmarks.convergence.journal import read
 from benchmarks.convergence.sizes import SIZES, Size
 from benchmarks.convergence.summary import load_results
 
@@ -39,6 +41,17 @@ def test_two_steps_of_every_run(name: str, tiny: Size, image_folder: Path, tmp_p
 
 
 OUTSIDE = ("tract-running", "tract-8-shared")
+
+
+@pytest.mark.usefixtures("tiny")
+def test_the_size_for_a_gpu(image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its networks, bfloat16 and memory format, for a step, here on the CPU and with a small batch."""
+    monkeypatch.setitem(SIZES, "full", dataclasses.replace(SIZES["full"], batch=8))
+    arguments = ["speedup", "--size", "full", "--data", str(image_folder), "--out", str(tmp_path), "--seeds", "0"]
+    for only in ("resnet_sgd_25epochs_tract", "vit_adam_25epochs_tract"):
+        assert main([*arguments, "--device", "cpu", "--steps", "1", "--only", only]) == 0
+    lasts = [read(path)[-1] for path in sorted(tmp_path.rglob("*.jsonl"))]
+    assert [last["rewritten"] for last in lasts] == [["stem.weight"], ["patch_embed.proj.weight"]]
 
 
 def test_finished_runs_are_left_alone_and_other_runs_refused(
