@@ -55,10 +55,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.convergence",
         description=__doc__,
+        epilog="experiments:\n" + "\n".join(f"  {name:<10} {item.question}" for name, item in EXPERIMENTS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    questions = "\n".join(f"{name}: {experiment.question}" for name, experiment in EXPERIMENTS.items())
-    parser.add_argument("experiment", choices=EXPERIMENTS, metavar="EXPERIMENT", help=questions)
+    parser.add_argument("experiment", choices=EXPERIMENTS, metavar="EXPERIMENT", help="one of those below")
     parser.add_argument(
         "--data", default="cifar10", help="folder or archive of class folders, or cifar10 or cifar100 to download"
     )
