@@ -16,9 +16,7 @@ pytestmark = codegen
 TESTS = Path(__file__).parents[1]
 
 
-def run(
-    cache: Path, backend: str, lam: float = 0.1, model: str = "conv", evaluate: bool = False
-) -> dict[str, Any]:
+def run(cache: Path, backend: str, lam: float = 0.1, model: str = "conv", evaluate: bool = False) -> dict[str, Any]:
     """One training step in a new process; hits, misses and bypasses of both caches are in the result."""
     return forked.call(second_process.main, backend, lam, model, evaluate, TORCHINDUCTOR_CACHE_DIR=str(cache))
 
