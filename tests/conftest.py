@@ -1,5 +1,6 @@
 """Every test session compiles into a cache folder of its own, so that nothing an older version cached is taken."""
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("codegen"):
             item.add_marker(skip)
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays, and the garbage collector need not go through it again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 @pytest.fixture(autouse=True, scope="session")
