@@ -1,6 +1,9 @@
 """Every test session compiles into a cache folder of its own, so that nothing an older version cached is taken."""
 
+import gc
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 # One thread: two on a busy machine wait for each other, and sums in a fixed order are equal bit by bit.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -9,6 +12,7 @@ os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 
 import pytest
 import torch
+import torch._inductor.config
 from support.works import pytest_addoption, pytest_configure, pytest_itemcollected  # noqa: F401
 
 from tract_fx.compat import can_generate_code
@@ -24,16 +28,31 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(skip)
 
 
+def pytest_collection_finish() -> None:
+    """What is imported by now stays, and the garbage collector need not go through it again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+
+
 @pytest.fixture(autouse=True, scope="session")
-def compile_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+def compile_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One for all processes of the session: what one of them has compiled, the others need not compile again."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "inductor"
+    Path(folder).mkdir(exist_ok=True)
     patch = pytest.MonkeyPatch()
-    patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
+    patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder))
     patch.delenv("TRACT_FX_LAM", raising=False)
     yield
     patch.undo()
 
 
 @pytest.fixture(autouse=True)
-def fresh_compiler() -> None:
+def fresh_compiler(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Code for a processor without vector instructions compiles in half the time; ``vectorised`` tests have those."""
     torch._dynamo.reset()
     torch.manual_seed(0)
+    width = None if request.node.get_closest_marker("vectorised") else 1
+    with torch._inductor.config.patch({"cpp.simdlen": width}):
+        yield

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import faulthandler
-import multiprocessing
 import os
 import signal
 import socket
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.forked import context
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,9 +83,9 @@ class Processes:
 class _Worker:
     def __init__(self, rank: int, dumps: Path) -> None:
         self.rank, self.dumps = rank, dumps
-        context = _context()
-        self._pipe, other = context.Pipe()
-        self._process = context.Process(target=serve, args=(other,), daemon=True)
+        made = context()
+        self._pipe, other = made.Pipe()
+        self._process = made.Process(target=serve, args=(other,), daemon=True)
         self._process.start()
         other.close()
 
@@ -112,15 +112,6 @@ class _Worker:
     def kill(self) -> None:
         self._process.kill()
         self._process.join()
-
-
-def _context() -> Any:
-    """Processes are forked from one that has imported everything, which takes longer than most tests."""
-    paths = (str(Path(__file__).parents[1]), str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", ""))
-    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, os.pathsep.join(paths).split(os.pathsep))))
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.distributed.training", "torch._inductor.compile_fx"])
-    return context
 
 
 def serve(pipe: Connection) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support.marks import codegen
+from support.marks import codegen, vectorised
 from support.oracle import error, tract_gradients
 from support.training import gradients
 from support.works import works
@@ -99,7 +99,9 @@ class Stems(nn.Module):
 @works("convolutions")
 @works("products")
 @codegen
-@pytest.mark.parametrize("kind", ["linear", "conv1d", "conv2d", "conv3d"])
+@pytest.mark.parametrize(
+    "kind", ["linear", pytest.param("conv1d", marks=vectorised), "conv2d", pytest.param("conv3d", marks=vectorised)]
+)
 def test_gradient_equals_reference_through_generated_code(kind: str) -> None:
     cases = {name: make(name) for name in CASES if name.startswith(kind) and name not in ONLY_ON_THE_GRAPH}
     model, inputs = Stems([stem for stem, _ in cases.values()]), [x for _, x in cases.values()]

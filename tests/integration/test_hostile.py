@@ -2,13 +2,15 @@
 
 import pytest
 import torch
-from support.marks import INNERS
+from support.marks import INNERS, vectorised
 from support.oracle import error, squared, tract_gradients
 from support.training import gradients
 from support.works import works
 from torch import nn
 
 from tract_fx import reference, tract_backend
+
+pytestmark = vectorised
 
 LAM = 0.1
 

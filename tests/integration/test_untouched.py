@@ -2,12 +2,14 @@
 
 import pytest
 import torch
-from support.marks import INNERS
+from support.marks import INNERS, vectorised
 from support.training import gradients
 from support.works import works
 from torch import nn
 
 from tract_fx import tract_backend
+
+pytestmark = vectorised
 
 
 def convnet() -> nn.Module:

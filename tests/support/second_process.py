@@ -12,7 +12,7 @@ import tract_fx
 from support.oracle import error, squared, tract_gradients
 
 
-def main(backend_name: str, lam: float, model_name: str) -> dict[str, object]:
+def main(backend_name: str, lam: float, model_name: str, evaluate: bool = False) -> dict[str, object]:
     torch.manual_seed(0)
     stem, x = {
         "conv": (nn.Conv2d(3, 4, 3), torch.randn(5, 3, 9, 8)),
@@ -25,7 +25,7 @@ def main(backend_name: str, lam: float, model_name: str) -> dict[str, object]:
         warnings.simplefilter("always", tract_fx.TractWarning)
         compiled = torch.compile(model, backend=backend)
         squared(compiled(x)).backward()
-        if "evaluate" in sys.argv:
+        if evaluate:
             with torch.no_grad():
                 compiled(x)
     result = {
