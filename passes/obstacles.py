@@ -10,7 +10,7 @@ from torch.fx import Node
 from tract_fx.passes.batch import BatchDimension
 from tract_fx.passes.calls import Call, Kind, Side
 from tract_fx.passes.dependence import Dependence, operands
-from tract_fx.passes.joint_graph import JointGraph, Role, is_backward, operator_of, target_of
+from tract_fx.passes.joint_graph import JointGraph, Role, is_backward, is_tensor_node, operator_of, target_of
 
 __all__ = [
     "BY_HAND",
@@ -134,7 +134,7 @@ def differentiated_by_hand(joint: JointGraph, weights: Iterable[str], depends: d
         if node in seen:
             continue
         seen.add(node)
-        if is_backward(node):
+        if is_backward(node) or _is_untagged(node):
             pending.extend(node.all_input_nodes)
         elif node in depends and depends[node].data and depends[node].is_raw and _is_real(node):
             return True
@@ -165,6 +165,11 @@ def _has_outputs_first(call: Call, parameters: Iterable[Node]) -> bool:
         node = node.args[0]
     from_right = call.kind is Kind.PRODUCT and call.side is Side.RIGHT
     return node in parameters and transposed == from_right
+
+
+def _is_untagged(node: Node) -> bool:
+    """Whether a node is of neither direction: the backward pass of a ``torch.autograd.Function`` is traced like that."""
+    return node.op == "call_function" and node.meta.get("partitioner_tag") is None and is_tensor_node(node)
 
 
 def _is_complex(node: Node) -> bool:
