@@ -59,7 +59,8 @@ class TrActLayer(nn.Module):
         """What the layer computes."""
         if not torch.is_grad_enabled() or not any(item.requires_grad for item in self.parameters()):
             return super().forward(*args, **kwargs)
-        with Interception(self._tract_name, self._tract_lam, self.process_group) as interception:
+        interception = Interception(self._tract_name, self._tract_lam, self.process_group)
+        with interception:  # not "as interception", of which Dynamo would not know the attributes
             output = super().forward(*args, **kwargs)
         if not interception.calls and any(item.requires_grad and item.dim() > 1 for item in self.parameters()):
             raise UnsupportedLayerError(
