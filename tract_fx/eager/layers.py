@@ -117,7 +117,8 @@ def TrAct(  # noqa: N802 - the name that the authors' package gave it
     new.__dict__.update({name: module.__dict__[name].copy() for name in OWN})
     if _is_parametrized(type(module)):
         new.__class__ = _above(type(new), type(module))
-    new._tract_lam = real_scalar(value, torch.device("cpu"))
+    # One dimension: Dynamo makes a number of a float64 tensor without any, and then compiles twice.
+    new._tract_lam = real_scalar(value, torch.device("cpu"))[None]
     new._tract_name = type(module).__name__
     new.process_group = group
     return new
