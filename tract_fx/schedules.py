@@ -102,11 +102,12 @@ class CosineLam(LamScheduler):
 
 
 def _as_targets(targets: HasLam | Iterable[HasLam]) -> tuple[HasLam, ...]:
-    found = (targets,) if hasattr(targets, "lam") else tuple(targets) if isinstance(targets, Iterable) else ()
+    several = isinstance(targets, Iterable) and not isinstance(targets, str) and not hasattr(targets, "lam")
+    found = tuple(targets) if several else (targets,)
     for target in found or (targets,):
         if not hasattr(target, "lam"):
             raise OptionError(
                 f"{target!r} has no lam that could be set: give an object that tract_backend(...) or TrAct(...) returned. "
-                "A backend by its name is no such object: use torch.compile(model, backend=tract_backend(...))."
+                "A backend by its name has none: use torch.compile(model, backend=tract_backend(...))."
             )
     return found
