@@ -27,6 +27,8 @@ TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 # Of a module's attributes, those that belong to one object; hooks are shared, so that handles to remove them still do.
 OWN = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
 
+ADDED = ("lam", "lambda_", "process_group")
+
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -57,12 +59,14 @@ class TrActLayer(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the layer computes."""
-        if not torch.is_grad_enabled() or not any(item.requires_grad for item in self.parameters()):
+        # A replica that nn.DataParallel made has copies in the place of parameters.
+        weights = [*self.parameters(), *getattr(self, "_former_parameters", {}).values()]
+        if not torch.is_grad_enabled() or not any(item.requires_grad for item in weights):
             return super().forward(*args, **kwargs)
         interception = Interception(self._tract_name, self._tract_lam, self.process_group)
         with interception:  # not "as interception", of which Dynamo would not know the attributes
             output = super().forward(*args, **kwargs)
-        if not interception.calls and any(item.requires_grad and item.dim() > 1 for item in self.parameters()):
+        if not interception.calls and any(item.requires_grad and item.dim() > 1 for item in weights):
             raise UnsupportedLayerError(
                 f"TrAct cannot be applied to {self._tract_name}: the forward() of {type(self).__name__} has trainable "
                 "weights, but calls no torch.nn.functional.linear, conv1d, conv2d or conv3d with one. Freeze them, take "
@@ -178,6 +182,8 @@ def _check_module(module: object) -> None:
         reason = "its forward() was replaced on this object; apply TrAct before that"
     elif isinstance(module, nn.modules.lazy.LazyModuleMixin):
         reason = "it is lazy and has no weight yet; run a batch through the model first"
+    elif not isinstance(module, TrActLayer) and (taken := [name for name in ADDED if hasattr(module, name)]):
+        reason = f"it has an attribute {taken[0]} of its own"
     if reason is not None:
         raise UnsupportedLayerError(f"TrAct cannot be applied to {type(module).__name__}: {reason}.")
 

@@ -276,6 +276,26 @@ def test_a_layer_whose_forward_was_replaced() -> None:
 
 
 @works("eager")
+def test_a_layer_that_uses_a_name_which_would_be_added() -> None:
+    layer = nn.Linear(6, 4)
+    layer.lam = 3
+    with pytest.raises(UnsupportedLayerError, match=r"applied to Linear: it has an attribute lam of its own"):
+        TrAct(layer)
+
+
+@works("eager")
+def test_a_replica_of_data_parallel() -> None:
+    """What ``nn.DataParallel`` makes for each device: copies of the parameters, which are no parameters."""
+    wrapped = TrAct(nn.Conv2d(3, 4, 3))
+    replica = wrapped._replicate_for_data_parallel()
+    replica._former_parameters = {name: 1 * item for name, item in wrapped.named_parameters()}
+    for name, item in replica._former_parameters.items():
+        setattr(replica, name, item)
+    squared(torch.tanh(replica(X))).backward()
+    assert error(wrapped.weight.grad, reference_of(wrapped)) <= 1e-5
+
+
+@works("eager")
 @pytest.mark.parametrize(
     ("make", "message"),
     [
