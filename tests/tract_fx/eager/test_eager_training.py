@@ -191,6 +191,13 @@ LAM_BYTES = 8
 
 
 @works("eager")
+def test_few_rows_take_a_system_of_their_own_number() -> None:
+    """A covariance of 3,000 features would take 72 MB."""
+    layer, x = TrAct(nn.Linear(3000, 4)), torch.randn(5, 3000)
+    assert peak_memory(lambda: squared(layer(x)).backward()) < 2e6
+
+
+@works("eager")
 @pytest.mark.parametrize(("kernel", "stride", "size"), [(3, 1, 32), (7, 2, 64), (4, 4, 64)])
 def test_less_memory_than_the_authors_module_takes(kernel: int, stride: int, size: int) -> None:
     """For a convolution, which they unfold."""
