@@ -10,10 +10,18 @@ import torch
 
 from tests.distributed.processes import process_group
 from tests.distributed.training import ENGINES, RATE, Case, _whole, mean_loss
-from tract_fx import TractWarning, apply_tract
+from tract_fx import LamScheduler, TractWarning, apply_tract
 
 
-def train(rank: int, size: int, port: int, case: Case, given: str | None = "ddp", backend: str | None = None) -> Any:
+def train(
+    rank: int,
+    size: int,
+    port: int,
+    case: Case,
+    given: str | None = "ddp",
+    backend: str | None = None,
+    steps_before: tuple[int, ...] = (0, 0),
+) -> Any:
     """Gradients of each step as the optimiser sees them, and what was warned about.
 
     Args:
@@ -23,10 +31,15 @@ def train(rank: int, size: int, port: int, case: Case, given: str | None = "ddp"
         case: what to train.
         given: as ``process_group``; ``"world"`` for the default group itself.
         backend: another backend, to compile the wrapped model with.
+        steps_before: for each rank, how often its schedule has stepped; ``lam`` is that of ``case`` after two steps.
     """
     with process_group(rank, size, port) as world, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", TractWarning)
         model = apply_tract(case.make(), case.layers, case.lam, process_group=world if given == "world" else given)
+        if any(steps_before):
+            schedule = LamScheduler(map(model.get_submodule, case.layers), lambda step: case.lam * (step + 1) / 3)
+            for _ in range(steps_before[rank]):
+                schedule.step()
         engine = ENGINES[case.engine](
             model, lambda module: torch.compile(module, backend=backend) if backend else module
         )
@@ -43,10 +56,3 @@ def train(rank: int, size: int, port: int, case: Case, given: str | None = "ddp"
             optimizer.step()
         messages = [str(item.message) for item in caught if issubclass(item.category, TractWarning)]
         return {"steps": steps, "warnings": messages}
-
-
-def train_with_other_lam(rank: int, size: int, port: int, case: Case) -> Any:
-    """Each rank has a ``lam`` of its own."""
-    import dataclasses
-
-    return train(rank, size, port, dataclasses.replace(case, lam=0.1 * (1 + rank)))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from support.oracle import error
 from support.works import works
 
-from tests.distributed.eager import train, train_with_other_lam
+from tests.distributed.eager import train
 from tests.distributed.processes import Processes
 from tests.distributed.test_exact import EQUAL, check
 from tests.distributed.training import STEPS, Case, expected
@@ -57,9 +59,14 @@ def test_without_the_argument_each_process_has_a_covariance_of_its_own(two: Proc
         assert 'process_group="ddp"' in message
 
 
-@works("eager")
-def test_processes_with_different_lam(two: Processes) -> None:
-    outcomes = two.outcomes(train_with_other_lam, Case("ddp outside"))
-    for outcome in outcomes:
+@works("schedules")
+def test_all_processes_step_together(two: Processes) -> None:
+    case = Case("ddp outside", "two stems", parts=(EQUAL,))
+    check(case, two.run(train, case, "ddp", None, (2, 2)))
+
+
+@works("schedules")
+def test_a_process_that_does_not_step_is_an_error(two: Processes) -> None:
+    for outcome in two.outcomes(train, Case("ddp outside"), "ddp", None, (2, 1)):
         assert outcome.error == "DisagreementError"
-        assert "lam is 0.1 on rank 0; 0.2 on rank 1" in outcome.message
+        assert re.search(r"lam is 0.1 on rank 0; 0.06\d+ on rank 1", outcome.message)

@@ -101,6 +101,28 @@ def test_a_resumed_training_goes_on_with_the_same_lam_and_the_same_weights(kind:
 
 
 @works("schedules")
+def test_a_model_that_was_compiled_in_place() -> None:
+    """The way for trainers that only take the name of a backend."""
+
+    class Holder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = network()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x)
+
+    model, backend = Holder(), tract_backend(inner="aot_eager")
+    model.compile(backend=backend)
+    schedule = CosineLam(backend, STEPS)
+    for step, x in enumerate(BATCHES[:2]):
+        model.zero_grad()
+        squared(model(x)).backward()
+        assert error(model.net[0].weight.grad, tract_gradients(network(), [x], ["0"], cosine(step))["0"]) <= 1e-5
+        schedule.step()
+
+
+@works("schedules")
 def test_several_targets_of_both_kinds() -> None:
     backend, layer = tract_backend(0.3), TrAct(nn.Linear(6, 4), 0.7)
     schedule = LamScheduler((item for item in (backend, layer)), lambda step: 0.1 / (step + 1))
