@@ -37,7 +37,7 @@ def train(
         warnings.simplefilter("always", TractWarning)
         model = apply_tract(case.make(), case.layers, case.lam, process_group=world if given == "world" else given)
         if any(steps_before):
-            schedule = LamScheduler(map(model.get_submodule, case.layers), lambda step: case.lam * (step + 1) / 3)
+            schedule = LamScheduler(map(model.get_submodule, case.layers), lambda step: case.lam if step == 2 else 0.3)
             for _ in range(steps_before[rank]):
                 schedule.step()
         engine = ENGINES[case.engine](

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 import torch
 from support.oracle import error
@@ -44,7 +42,7 @@ def test_a_group(two: Processes) -> None:
 @works("eager")
 def test_in_compiled_code(two: Processes) -> None:
     case = Case("ddp outside")
-    check(case, two.run(train, case, "ddp", "aot_eager"))
+    check(case, two.run(train, case, "ddp", "aot_eager", seconds=300))
 
 
 def test_without_the_argument_each_process_has_a_covariance_of_its_own(two: Processes) -> None:
@@ -69,4 +67,4 @@ def test_all_processes_step_together(two: Processes) -> None:
 def test_a_process_that_does_not_step_is_an_error(two: Processes) -> None:
     for outcome in two.outcomes(train, Case("ddp outside"), "ddp", None, (2, 1)):
         assert outcome.error == "DisagreementError"
-        assert re.search(r"lam is 0.1 on rank 0; 0.06\d+ on rank 1", outcome.message)
+        assert "lam is 0.1 on rank 0; 0.3 on rank 1" in outcome.message
