@@ -23,7 +23,6 @@ from tract_fx.passes.calls import Call, Kind, Side, calls, is_layer_operator
 from tract_fx.passes.dependence import Dependence, Meeting, dependences, first_meeting
 from tract_fx.passes.joint_graph import JointGraph, Role, operator_of
 from tract_fx.passes.obstacles import (
-    BY_HAND,
     WAY_OUT,
     differentiated_by_hand,
     obstacle,
@@ -220,8 +219,8 @@ def _with_hand_written_backwards(
     known = {match.weights for match in matches}
     for item in rejections:
         own = item.kind is RejectionKind.NO_GRADIENT and item.weights not in known
-        if own and differentiated_by_hand(joint, item.weights, depends):
-            item = dataclasses.replace(item, kind=RejectionKind.UNSUPPORTED, reason=BY_HAND, advice=WAY_OUT)
+        if own and (found := differentiated_by_hand(joint, item.weights, depends)) is not None:
+            item = dataclasses.replace(item, kind=RejectionKind.UNSUPPORTED, reason=found.reason, advice=found.advice)
         yield item
 
 

@@ -10,10 +10,9 @@ from torch.fx import Node
 from tract_fx.passes.batch import BatchDimension
 from tract_fx.passes.calls import Call, Kind, Side
 from tract_fx.passes.dependence import Dependence, operands
-from tract_fx.passes.joint_graph import JointGraph, Role, is_backward, operator_of, target_of
+from tract_fx.passes.joint_graph import JointGraph, Role, is_backward, is_tensor_node, operator_of, target_of
 
 __all__ = [
-    "BY_HAND",
     "WAY_OUT",
     "Obstacle",
     "OtherProduct",
@@ -36,6 +35,11 @@ KERNEL_STATIC = (
     "a graph of its own."
 )
 BY_HAND = "a hand-written backward pass (torch.autograd.Function) computes the gradient of its weight"
+WRAPPED = "it is wrapped in tract_fx.TrAct already, which computes this gradient with a lam of its own"
+UNWRAP = (
+    'Compile the model with another backend, such as "inductor", or take TrAct off the layer; with on_unsupported="warn" or '
+    '"ignore" the wrapper\'s gradient is left as it is.'
+)
 
 # Operators that multiply rows with a weight, but not as a real matrix product of two tensors of the graph.
 _OTHER_PRODUCTS = {
@@ -120,25 +124,29 @@ def other_products(joint: JointGraph, depends: dict[Node, Dependence]) -> Iterat
             yield OtherProduct(node, operator, weights, reason)
 
 
-def differentiated_by_hand(joint: JointGraph, weights: Iterable[str], depends: dict[Node, Dependence]) -> bool:
-    """Whether a parameter's gradient is computed from raw data, by nodes that autograd derived from no call.
+def differentiated_by_hand(
+    joint: JointGraph, weights: Iterable[str], depends: dict[Node, Dependence]
+) -> Obstacle | None:
+    """What is said of a gradient that is computed from raw data, by nodes that autograd derived from no call, if it is.
 
     Args:
         joint: the joint graph.
         weights: names of parameters of which no call has a gradient that autograd derived.
         depends: what the forward values are made of.
     """
-    pending, seen = list(joint.gradients_of(weights)), set()
+    pending, seen, found = list(joint.gradients_of(weights)), set(), None
     while pending:
         node = pending.pop()
         if node in seen:
             continue
         seen.add(node)
-        if is_backward(node):
+        if target_of(node) == "tract_fx.patch_gram":
+            return Obstacle(WRAPPED, UNWRAP)
+        if is_backward(node) or _is_untagged(node):
             pending.extend(node.all_input_nodes)
         elif node in depends and depends[node].data and depends[node].is_raw and _is_real(node):
-            return True
-    return False
+            found = Obstacle(BY_HAND)
+    return found
 
 
 def _of_parts(joint: JointGraph, call: Call, weights: Iterable[str]) -> str | None:
@@ -165,6 +173,11 @@ def _has_outputs_first(call: Call, parameters: Iterable[Node]) -> bool:
         node = node.args[0]
     from_right = call.kind is Kind.PRODUCT and call.side is Side.RIGHT
     return node in parameters and transposed == from_right
+
+
+def _is_untagged(node: Node) -> bool:
+    """Whether a node is of neither direction: the backward pass of a ``torch.autograd.Function`` is traced like that."""
+    return node.op == "call_function" and node.meta.get("partitioner_tag") is None and is_tensor_node(node)
 
 
 def _is_complex(node: Node) -> bool:

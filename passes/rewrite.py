@@ -27,7 +27,6 @@ what used ``tangents_1`` now uses ``tract_fx.hold(tangents_1, all_reduce)``.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -41,12 +40,12 @@ from tract_fx.passes.first_layer import REWRITTEN, Form, Match
 from tract_fx.passes.joint_graph import is_backward
 
 from tract_fx.compat import detect_fake_mode, preserving_no_metadata
+from tract_fx.ops.operands import Operands, convolution_operands, laid_out_as
 from tract_fx.ops.patches import LINEAR, PatchGeometry
 from tract_fx.ops.shared import describe_layer, hold, shared_gradient, start_covariance
-from tract_fx.ops.solve import dual_gradient, primal_gradient
 from tract_fx.ranks import Group
 
-__all__ = ["Operands", "Sharing", "apply", "apply_shared", "laid_out_as", "operands_of", "replace_gradient"]
+__all__ = ["Sharing", "apply", "apply_shared", "operands_of", "replace_gradient"]
 
 aten = torch.ops.aten
 
@@ -197,7 +196,8 @@ def _formula(match: Match, constant: float | None) -> Callable[..., Tensor]:
 
     def formula(gradient: Tensor, input: Tensor, output_gradient: Tensor, *lam: Tensor) -> Tensor:
         operands = operands_of(match, input, gradient, output_gradient)
-        new = operands.solve(match.form, lam[0].to(input.device) if lam else constant)
+        solve = operands.dual if match.form is Form.DUAL else operands.primal
+        new = solve(lam[0].to(input.device) if lam else constant)
         return _in_place_of(gradient, operands.restore(new))
 
     return formula
@@ -205,37 +205,6 @@ def _formula(match: Match, constant: float | None) -> Callable[..., Tensor]:
 
 def _in_place_of(old: Tensor, new: Tensor) -> Tensor:
     return laid_out_as(new, old).to(torch.promote_types(old.dtype, torch.float32))
-
-
-def laid_out_as(new: Tensor, old: Tensor) -> Tensor:
-    """``new`` with its dimensions in memory in the order of those of ``old``: later nodes may view it."""
-    order = sorted(range(old.dim()), key=old.stride, reverse=True)
-    inverse = sorted(range(old.dim()), key=order.__getitem__)
-    return new.permute(order).contiguous().permute(inverse)
-
-
-@dataclasses.dataclass(frozen=True)
-class Operands:
-    """Arguments of the closed form in the layout of ``tract_fx.ops``, and the way back to the gradient's own.
-
-    ``gradient`` is ``(groups, outputs, n)``. Where entries of a batch share one weight it is
-    ``(groups, shared * outputs, n)``, and what the weight gets is the sum over ``shared``; the parts stand one below the
-    other.
-    """
-
-    input: Tensor
-    geometry: PatchGeometry
-    gradient: Tensor
-    outputs: int
-    output_gradient: Tensor
-    rows: Any
-    restore: Callable[[Tensor], Tensor]
-
-    def solve(self, form: Form, lam: Tensor | float) -> Tensor:
-        """The gradient that TrAct puts in the place of ``gradient``, in its layout."""
-        if form is Form.DUAL:
-            return dual_gradient(self.input, self.output_gradient, self.rows, lam, self.geometry)
-        return primal_gradient(self.input, self.gradient, self.rows, lam, self.geometry)
 
 
 def operands_of(match: Match, input: Tensor, gradient: Tensor, output_gradient: Tensor) -> Operands:
@@ -267,18 +236,7 @@ def _product_rows(match: Match, input: Tensor) -> tuple[Tensor, Folding | None]:
 
 
 def _convolution_layout(match: Match, input: Tensor, gradient: Tensor, output_gradient: Tensor) -> Operands:
-    groups, shape = match.groups, gradient.shape
-    # (batch, groups * m, *output) -> (groups, batch * output, m)
-    by_group = output_gradient.flatten(2).unflatten(1, (groups, shape[0] // groups))
-    return Operands(
-        input=input,
-        geometry=match.call.geometry,
-        gradient=gradient.reshape(groups, shape[0] // groups, match.features),
-        outputs=shape[0] // groups,
-        output_gradient=by_group.permute(1, 0, 3, 2).flatten(1, 2),
-        rows=output_gradient.shape[0] * math.prod(output_gradient.shape[2:]),  # torch.Size.numel() would fix sizes
-        restore=lambda new: new.reshape(shape),
-    )
+    return convolution_operands(input, gradient, output_gradient, gradient.shape, match.call.geometry)
 
 
 def _product_layout(match: Match, input: Tensor, gradient: Tensor, output_gradient: Tensor) -> Operands:

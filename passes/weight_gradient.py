@@ -8,7 +8,7 @@ import operator
 import torch
 from torch.fx import Node
 from tract_fx.passes.calls import Call, Kind
-from tract_fx.passes.joint_graph import JointGraph, target_of
+from tract_fx.passes.joint_graph import JointGraph, is_backward, target_of
 
 __all__ = ["AmbiguousGradientError", "WeightGradient", "weight_gradient"]
 
@@ -42,11 +42,17 @@ def weight_gradient(joint: JointGraph, call: Call) -> WeightGradient | None:
 
 
 def _of_convolution(call: Call) -> WeightGradient | None:
-    """Output 1 of the ``convolution_backward`` that has the same input and the same weight."""
+    """Output 1 of the ``convolution_backward`` that has the same input and the same weight.
+
+    One that AOTAutograd has not traced as part of the backward pass is in a hand-written ``torch.autograd.Function``, which
+    may do anything with the gradient afterwards.
+    """
     backwards = [
         user
         for user in call.input.users
-        if user.target is torch.ops.aten.convolution_backward.default and user.args[1:3] == (call.input, call.weight)
+        if user.target is torch.ops.aten.convolution_backward.default
+        and user.args[1:3] == (call.input, call.weight)
+        and is_backward(user)
     ]
     if len(backwards) > 1:  # the same weight on the same input twice; which is which only autograd's number tells
         backwards = [node for node in backwards if node.meta.get("seq_nr") == call.sequence_number]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tract_fx.backend import TractBackend, tract_backend
+    from tract_fx.eager.layers import TrAct, TrActLayer, apply_tract
     from tract_fx.errors import (
         CaptureError,
         DisagreementError,
@@ -28,25 +29,31 @@ if TYPE_CHECKING:
     from tract_fx.probing.probes import Concern, ConcernKind, LayerProbe, Probe
     from tract_fx.probing.session import probe
     from tract_fx.records import LayerMatch, LayerRejection
+    from tract_fx.schedules import CosineLam, LamScheduler
 
 __all__ = [
     "CaptureError",
     "Concern",
     "ConcernKind",
+    "CosineLam",
     "DisagreementError",
     "Explanation",
+    "LamScheduler",
     "LayerMatch",
     "LayerProbe",
     "LayerRejection",
     "OptionError",
     "Probe",
     "ProbeError",
+    "TrAct",
+    "TrActLayer",
     "TractBackend",
     "TractError",
     "TractOptions",
     "TractWarning",
     "UnknownLayerError",
     "UnsupportedLayerError",
+    "apply_tract",
     "explain",
     "probe",
     "tract_backend",
@@ -75,6 +82,7 @@ if not (_here / "passes").is_dir() and (_here.parent / "passes").is_dir():
 
 _HOME = {
     "backend": ("TractBackend", "tract_backend"),
+    "eager.layers": ("TrAct", "TrActLayer", "apply_tract"),
     "errors": (
         "CaptureError",
         "DisagreementError",
@@ -90,6 +98,7 @@ _HOME = {
     "probing.probes": ("Concern", "ConcernKind", "LayerProbe", "Probe"),
     "probing.session": ("probe",),
     "records": ("LayerMatch", "LayerRejection"),
+    "schedules": ("CosineLam", "LamScheduler"),
 }
 
 

@@ -17,7 +17,7 @@ class TractError(Exception):
 
 
 class OptionError(TractError, ValueError):
-    """An argument of the backend has a value that is not allowed."""
+    """An argument of the backend, of a wrapped layer or of a schedule has a value that is not allowed."""
 
 
 class CaptureError(TractError, RuntimeError):
@@ -33,7 +33,7 @@ class ProbeError(TractError, RuntimeError):
 
 
 class UnknownLayerError(TractError, LookupError):
-    """A name in ``layers`` is neither a module nor a parameter of the compiled model."""
+    """A name in ``layers`` is neither a module nor a parameter of the model."""
 
 
 class UnsupportedLayerError(TractError, RuntimeError):

@@ -45,6 +45,23 @@ class Product(torch.autograd.Function):
         return gradient @ weight, gradient.T @ x
 
 
+class Convolution(torch.autograd.Function):
+    """A convolution with a backward pass of its own, that calls the operator which autograd would call."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return torch.conv2d(x, weight)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor]:
+        x, weight = ctx.saved_tensors
+        geometry = ([1, 1], [0, 0], [1, 1], False, [0, 0], 1)
+        mask = [ctx.needs_input_grad[0], True, False]
+        of_input, of_weight, _ = torch.ops.aten.convolution_backward(gradient, x, weight, None, *geometry, mask)
+        return of_input, of_weight.sign()
+
+
 class IntegerProduct(Product):
     """The same with rounded factors."""
 
@@ -91,6 +108,7 @@ REFUSED = {
         lambda: Net(lambda x, w: (x @ torch.complex(w, w).T).abs(), 4, 6), ROWS.to(complex_), "dtype torch.complex64",
     ),
     "hand-written": (lambda: Net(lambda x, w: Product.apply(x, w), 4, 6), ROWS, "hand-written"),
+    "hand-written convolution": (lambda: Net(lambda x, w: Convolution.apply(x, w), 4, 3, 3, 3), IMAGE, "hand-written"),
     "integers": (lambda: Net(lambda x, w: IntegerProduct.apply(x, w), 16, 16), EIGHT, "product of integers"),
     "float8": (lambda: Net(lambda x, w: Float8Product.apply(x, w), 16, 16), EIGHT, "float8"),
     "bilinear": (bilinear, ROWS, "bilinear"),

@@ -53,6 +53,14 @@ FEATURES = {
     "compiled autograd": ("graphs", "Compiled autograd"),
     "modes": ("graphs", '`mode="reduce-overhead"` and `"max-autotune"`; your own joint pass still runs'),
     "lam": ("in use", "`lam` changes between steps without a compile; several models and `lam` in one process"),
+    "schedules": (
+        "in use",
+        "`LamScheduler`, `CosineLam`: no compile, and a resumed training goes on with the same `lam`",
+    ),
+    "eager": (
+        "in use",
+        "`TrAct(layer)` without a compile: every convolution and linear layer, and what is done with one",
+    ),
     "caches": ("in use", "Inductor's and AOTAutograd's caches: a second process hits them and reports the same"),
     "copies": ("in use", "Pickled and deep-copied compiled models still train with TrAct; state dicts unchanged"),
     "inference": ("in use", "`eval()`, `no_grad`, `inference_mode`, models without a first layer"),

@@ -59,7 +59,7 @@ class StreamingObserver:
         geometry: how rows are taken from an input.
         outputs: number of outputs ``m`` of one group.
         shares_batch: whether entries of a batch share one weight, see
-            :class:`~tract_fx.passes.rewrite.Operands`; the ``n x n`` form is used then.
+            :class:`~tract_fx.ops.operands.Operands`; the ``n x n`` form is used then.
         lams: at which the gradient is measured.
 
     Attributes:

@@ -1,0 +1,1 @@
+"""TrAct without ``torch.compile``: layers that compute the gradient of their weight by themselves."""

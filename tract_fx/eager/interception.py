@@ -1,0 +1,138 @@
+"""What a module computes with its weight: the calls of convolutions and linear layers in its own ``forward``.
+
+A module is not asked what it is. Its ``forward`` runs as its author wrote it - with a weight that is standardised,
+parametrised, padded by hand - and the calls of ``torch.nn.functional`` in it are taken over where they are made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from tract_fx.compat import is_distributed_tensor
+from tract_fx.eager.function import FirstLayer
+from tract_fx.eager.processes import sharing_of
+from tract_fx.errors import UnsupportedLayerError
+
+__all__ = ["Interception"]
+
+DIMENSIONS = {torch.conv1d: 1, torch.conv2d: 2, torch.conv3d: 3}
+ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+
+
+class Interception(TorchFunctionMode):
+    """While it is entered, layers with a trainable weight compute the gradient of TrAct.
+
+    Args:
+        name: of the module, for errors.
+        lam: one element.
+        process_group: as an option of the backend.
+    """
+
+    def __init__(self, name: str, lam: Tensor, process_group: str | None) -> None:
+        super().__init__()
+        self.name, self.lam, self.process_group = name, lam, process_group
+        self.calls = 0
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Called by PyTorch in the place of ``func``."""
+        kwargs = kwargs or {}
+        if func is functional.linear or func in DIMENSIONS:
+            given = {**dict(zip(ARGUMENTS, args, strict=False)), **kwargs}
+            if _has_trainable_weight(given) and _is_valid(given):
+                self._judge(given["input"], given["weight"])
+                return self._linear(**given) if func is functional.linear else self._convolution(func, **given)
+        return func(*args, **kwargs)
+
+    def _judge(self, input: Tensor, weight: Tensor) -> None:
+        self.calls += 1
+        reason = None
+        if self.calls > 1:
+            reason = (
+                "its forward() has several layers with trainable weights, of which only the first is one on its input"
+            )
+        elif weight.is_complex():
+            reason = "its weight is complex; the covariance is defined for real numbers"
+        elif weight.device.type == "mps":
+            reason = "the covariance needs float64, which the mps device does not have"
+        elif is_distributed_tensor(weight) or is_distributed_tensor(input):
+            reason = (
+                "it is spread over processes (DTensor), which only the backend for torch.compile knows how to treat"
+            )
+        if reason is not None:
+            raise UnsupportedLayerError(f"TrAct cannot be applied to {self.name}: {reason}.")
+
+    def _linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        shape = input.shape[:-1]
+        rows = input[None] if input.dim() == 1 else input.flatten(0, -2)
+        output = self._apply(rows, weight, bias, (), (), (), 1)
+        return output[0] if input.dim() == 1 else output.unflatten(0, shape)
+
+    def _convolution(
+        self,
+        func: Callable[..., Tensor],
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+    ) -> Tensor:
+        dims = DIMENSIONS[func]
+        batch = input if input.dim() == dims + 2 else input[None]
+        stride, dilation = _each(stride, dims), _each(dilation, dims)
+        if padding == "same":
+            batch, padding = _pad_to_same(batch, weight.shape[2:], dilation)
+        padding = _each(0 if padding == "valid" else padding, dims)
+        output = self._apply(batch, weight, bias, stride, padding, dilation, groups)
+        return output if batch.dim() == input.dim() else output[0]
+
+    def _apply(self, input: Tensor, weight: Tensor, bias: Tensor | None, *geometry: Any) -> Tensor:
+        if _is_autocast(input, weight):
+            dtype = torch.get_autocast_dtype(input.device.type)
+            input, bias = input.to(dtype), None if bias is None else bias.to(dtype)
+        groups = geometry[-1]
+        sharing = sharing_of(self.process_group, self.name, weight[0].numel(), groups, str(input.dtype))
+        return FirstLayer.apply(input, weight, bias, self.lam, *geometry, sharing)
+
+
+def _has_trainable_weight(given: dict[str, Any]) -> bool:
+    return all(isinstance(given.get(name), Tensor) for name in ARGUMENTS[:2]) and given["weight"].requires_grad
+
+
+def _is_autocast(input: Tensor, weight: Tensor) -> bool:
+    """Whether autocast casts both."""
+    narrow = all(item.is_floating_point() and item.dtype != torch.float64 for item in (input, weight))
+    return narrow and torch.is_autocast_enabled(input.device.type)
+
+
+def _is_valid(given: dict[str, Any]) -> bool:
+    """False where PyTorch itself has something to say about the arguments."""
+    input, weight = given["input"], given["weight"]
+    if input.dtype != weight.dtype and not _is_autocast(input, weight):
+        return False
+    padding = given.get("padding", 0)
+    if padding == "same":
+        return all(stride == 1 for stride in _each(given.get("stride", 1), given["weight"].dim() - 2))
+    return padding == "valid" or not isinstance(padding, str)
+
+
+def _each(value: Any, dims: int) -> tuple[int, ...]:
+    """One number for each dimension."""
+    numbers = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+    return numbers * dims if len(numbers) == 1 else numbers
+
+
+def _pad_to_same(input: Tensor, kernel: Iterable[int], dilation: tuple[int, ...]) -> tuple[Tensor, tuple[int, ...]]:
+    """The padding on both sides, and the input with what is missing behind it where that is odd, as PyTorch does it."""
+    total = [step * (size - 1) for size, step in zip(kernel, dilation, strict=True)]
+    behind = [side for width in reversed(total) for side in (0, width % 2)]
+    return functional.pad(input, behind) if any(behind) else input, tuple(width // 2 for width in total)
