@@ -55,11 +55,10 @@ def pages() -> dict[Path, dict[str, Callable[[], str]]]:
     outputs = {path.stem: functools.partial(output, path) for path in sorted((RESULTS / "tutorial").glob("*.txt"))}
     in_readme = ("convergence_summary", "convergence_conditions", "convergence_speedup")
     readme = TABLES | {"explain": outputs["explain"]} | {name: CONVERGENCE[name] for name in in_readme}
-    convergence = {name: render for name, render in CONVERGENCE.items() if name != "convergence_summary"}
     return {
         README: readme,
         ROOT / "docs" / "odd-loss.md": outputs,
-        ROOT / "docs" / "convergence.md": convergence,
+        ROOT / "docs" / "convergence.md": CONVERGENCE,
     }
 
 
