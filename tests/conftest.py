@@ -12,6 +12,7 @@ import torch
 from support.works import pytest_addoption, pytest_configure, pytest_itemcollected  # noqa: F401
 
 from tract_fx.compat import can_generate_code
+from tract_fx.options import OWN, variable
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -28,7 +29,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def compile_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     patch = pytest.MonkeyPatch()
     patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
-    patch.delenv("TRACT_FX_LAM", raising=False)
+    for option in OWN:
+        patch.delenv(variable(option), raising=False)
     yield
     patch.undo()
 

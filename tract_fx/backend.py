@@ -97,7 +97,7 @@ def tract(
     """What ``torch.compile(model, backend="tract")`` calls.
 
     ``options`` may hold ``lam``, ``layers``, ``on_unsupported``, ``inner`` and ``process_group`` beside Inductor's own;
-    without a ``lam`` the environment variable ``TRACT_FX_LAM`` gives it.
+    what it does not hold comes from the environment variables ``TRACT_FX_LAM``, ``TRACT_FX_PROCESS_GROUP`` and so on.
 
     Raises:
         OptionError: naming the option, its value and what is allowed.
