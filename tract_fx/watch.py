@@ -3,7 +3,8 @@
 Dynamo may skip the frame that holds the first layer, and then no backend is called and nothing of this package runs: a bare
 ``nn.Sequential`` in ``DistributedDataParallel``, an ``nn.LSTM``, a convolution that FSDP2 shards on its own, a function
 under ``torch.compiler.disable``. What runs all the same is the optimiser. Before its first step the parameters that have
-a gradient are compared with those that came into a compiled graph.
+a gradient are compared with those that came into a compiled graph; right after it where a closure, as Lightning gives,
+computes the gradients inside of the step.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from tract_fx.errors import TractWarning
 from tract_fx.passes.naming import without_wrappers
@@ -73,10 +74,11 @@ def saw_graph(model: torch.nn.Module | None, parameters: Iterable[str], *, match
 
 @functools.cache
 def _install() -> None:
-    register_optimizer_step_pre_hook(_before_step)
+    register_optimizer_step_pre_hook(_at_step)
+    register_optimizer_step_post_hook(_at_step)
 
 
-def _before_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+def _at_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
     if not _watched or torch.compiler.is_compiling():
         return
     stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}

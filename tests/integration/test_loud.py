@@ -172,6 +172,23 @@ def test_the_string_backend_notices_it_too() -> None:
     assert "stem.weight_ih_l0" in message
 
 
+@works("skipped")
+def test_one_step_with_a_closure_is_enough() -> None:
+    """The gradients come into being inside of the step, as with L-BFGS and in Lightning."""
+    model = Wrapped(nn.LSTM(6, 4))
+    compiled = torch.compile(model, backend=tract_backend(inner="aot_eager"))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = compiled(torch.randn(5, 9, 6)).sum()
+        loss.backward()
+        return loss
+
+    with pytest.warns(TractWarning, match=r"stem\.weight_ih_l0"):
+        optimizer.step(closure)
+
+
 @pytest.fixture
 def one_process(tmp_path: Path) -> Iterator[None]:
     """A process group of this process alone."""
