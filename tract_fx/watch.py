@@ -23,7 +23,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from tract_fx.errors import TractWarning
 from tract_fx.passes.naming import without_wrappers
 
-__all__ = ["expect", "saw_graph"]
+__all__ = ["expect", "saw_graph", "was_given"]
 
 log = logging.getLogger(__name__)
 
@@ -32,15 +32,16 @@ NAMES_SHOWN = 4
 
 @dataclasses.dataclass
 class _Seen:
-    """What has been compiled of a model so far."""
+    """What has been compiled of a model so far, and whether the next step of an optimiser has to look at it."""
 
     quiet: bool = False
+    due: bool = True
     matched: bool = False
     parameters: set[str] = dataclasses.field(default_factory=set)
 
 
 # The optimiser knows nothing of backends, and the string backend is made anew for every graph: what they share is here.
-_watched: weakref.WeakKeyDictionary[torch.nn.Module, _Seen] = weakref.WeakKeyDictionary()
+_models: weakref.WeakKeyDictionary[torch.nn.Module, _Seen] = weakref.WeakKeyDictionary()
 
 
 def expect(model: torch.nn.Module, *, quiet: bool = False) -> None:
@@ -51,7 +52,12 @@ def expect(model: torch.nn.Module, *, quiet: bool = False) -> None:
         quiet: the user does not want to be warned.
     """
     _install()
-    _watched[model] = _Seen(quiet)
+    _models[model] = _Seen(quiet)
+
+
+def was_given(value: object) -> bool:
+    """Whether ``value`` is a model that was given to ``torch.compile`` with this backend."""
+    return isinstance(value, torch.nn.Module) and value in _models
 
 
 def saw_graph(model: torch.nn.Module | None, parameters: Iterable[str], *, matched: bool, quiet: bool) -> None:
@@ -66,8 +72,8 @@ def saw_graph(model: torch.nn.Module | None, parameters: Iterable[str], *, match
     if model is None:
         return
     _install()
-    seen = _watched.setdefault(model, _Seen())
-    seen.quiet = quiet
+    seen = _models.setdefault(model, _Seen())
+    seen.quiet, seen.due = quiet, True
     seen.matched |= matched
     seen.parameters.update(parameters)
 
@@ -79,13 +85,16 @@ def _install() -> None:
 
 
 def _at_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-    if not _watched or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling():
+        return
+    due = [(model, seen) for model, seen in list(_models.items()) if seen.due]
+    if not due:
         return
     stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    for model, seen in list(_watched.items()):
+    for model, seen in due:
         trained = [(name, item) for name, item in _parameters(model) if item.grad is not None and id(item) in stepped]
         if trained:
-            del _watched[model]
+            seen.due = False
             _check(model, seen, trained)
 
 

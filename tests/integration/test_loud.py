@@ -257,6 +257,46 @@ def test_no_warning_where_nothing_is_wrong() -> None:
 
 
 @works("skipped")
+def test_no_warning_when_a_later_part_is_compiled_anew() -> None:
+    """What was compiled before the optimiser's first step still counts after it."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.head, self.scale = nn.Linear(6, 4), nn.Linear(4, 2), 1
+
+        def forward(self, x: Tensor) -> Tensor:
+            hidden = torch.tanh(self.stem(x))
+            torch._dynamo.graph_break()
+            return self.head(hidden) * self.scale
+
+    model, backend = Net(), tract_backend(inner="aot_eager")
+    compiled = torch.compile(model, backend=backend)
+    assert train(model, compiled) == []
+    graphs, model.scale = len(backend._records), 2
+    assert train(model, compiled) == []
+    assert len(backend._records) == graphs + 1
+
+
+@works("skipped")
+def test_no_warning_where_a_method_is_compiled_in_place_of_the_call() -> None:
+    """Lightning takes the compiler out of ``torch.compile(module)`` and applies it to ``training_step``."""
+
+    class Module(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = network()
+
+        def training_step(self, x: Tensor) -> Tensor:
+            return self.net(x)
+
+    model, backend = Module(), tract_backend(inner="aot_eager")
+    optimized = torch.compile(model, backend=backend)
+    assert train(model, optimized.dynamo_ctx(model.training_step)) == []
+    assert [match.weight for match in backend.matches] == ["net.0.weight"]
+
+
+@works("skipped")
 def test_another_model_s_optimiser_is_no_reason_to_warn() -> None:
     waiting, other = network(), network()
     compiled = torch.compile(waiting, backend=tract_backend(inner="aot_eager"))
