@@ -297,6 +297,22 @@ def test_no_warning_where_a_method_is_compiled_in_place_of_the_call() -> None:
 
 
 @works("skipped")
+@pytest.mark.parametrize("by_name", [False, True])
+def test_no_warning_where_a_model_runs_what_was_compiled_for_another(by_name: bool) -> None:
+    """Dynamo compiles for a class, and no backend is called for its second instance."""
+    backend, options = ("tract", {"inner": "aot_eager"}) if by_name else (tract_backend(inner="aot_eager"), None)
+    counter = torch._dynamo.utils.counters["stats"]
+    for number in range(2):
+        model = Wrapped(nn.Linear(6, 4))
+        graphs = counter["unique_graphs"]
+        assert train(model, torch.compile(model, backend=backend, options=options)) == []
+        assert counter["unique_graphs"] == graphs + (number == 0)
+    model = Wrapped(nn.LSTM(6, 4))
+    (message,) = train(model, torch.compile(model, backend=backend, options=options))
+    assert "stem.weight_ih_l0" in message
+
+
+@works("skipped")
 def test_another_model_s_optimiser_is_no_reason_to_warn() -> None:
     waiting, other = network(), network()
     compiled = torch.compile(waiting, backend=tract_backend(inner="aot_eager"))
