@@ -38,6 +38,9 @@ class Store:
     def check(self, keys: list[str]) -> bool:
         return all(key in self.values for key in keys)
 
+    def delete_key(self, key: str) -> bool:
+        return self.counts.pop(key, None) is not None
+
     def add(self, key: str, amount: int) -> int:
         self.counts[key] += amount
         count = self.counts[key]
