@@ -15,7 +15,9 @@ from tract_fx.demo.images import load_digits, load_images, standardised
 def parser(description: str) -> argparse.ArgumentParser:
     """Arguments of every example."""
     arguments = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    arguments.add_argument("--data", type=Path, help="folder or tar archive of class folders; scikit-learn's digits without")
+    arguments.add_argument(
+        "--data", type=Path, help="folder or tar archive of class folders; scikit-learn's digits without"
+    )
     arguments.add_argument("--image-size", type=int, default=32, help="side in pixels")
     arguments.add_argument("--steps", type=int, default=100, help="of the optimiser, also over all resumed runs")
     arguments.add_argument("--batch", type=int, default=32, help="images in a step, on each process")

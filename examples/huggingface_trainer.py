@@ -25,7 +25,12 @@ def main(arguments: list[str] | None = None) -> torch.nn.Module:
     data, channels, classes = training_images(args.data, args.image_size)
 
     config = ResNetConfig(
-        num_channels=channels, embedding_size=16, hidden_sizes=[16, 32], depths=[1, 1], layer_type="basic", num_labels=classes
+        num_channels=channels,
+        embedding_size=16,
+        hidden_sizes=[16, 32],
+        depths=[1, 1],
+        layer_type="basic",
+        num_labels=classes,
     )
     model = ResNetForImageClassification(config)
     model.compile(backend="tract", options={"lam": args.lam})

@@ -6,6 +6,8 @@ The gradients are then those of one process with the whole batch.
 
 from __future__ import annotations
 
+import os
+
 import torch
 from common import Net, parser, training_images
 from torch import distributed
@@ -18,12 +20,17 @@ def main(arguments: list[str] | None = None) -> torch.nn.Module:
     args = parser(__doc__).parse_args(arguments)
     distributed.init_process_group()
     rank = distributed.get_rank()
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    device = torch.device("cpu")
+    if torch.accelerator.is_available():
+        torch.accelerator.set_device_index(int(os.environ["LOCAL_RANK"]))
+        device = torch.accelerator.current_accelerator()
     data, channels, classes = training_images(args.data, args.image_size)
 
     torch.manual_seed(0)
     net = Net(channels, classes).to(device)
-    model = torch.compile(DistributedDataParallel(net), backend="tract", options={"lam": args.lam, "process_group": "ddp"})
+    model = torch.compile(
+        DistributedDataParallel(net), backend="tract", options={"lam": args.lam, "process_group": "ddp"}
+    )
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
     sampler = DistributedSampler(data)
     loader = DataLoader(data, args.batch, sampler=sampler, drop_last=True)
@@ -48,6 +55,7 @@ def main(arguments: list[str] | None = None) -> torch.nn.Module:
         print(f"step {step}: loss {loss.item():.3f}")
         args.out.mkdir(parents=True, exist_ok=True)
         torch.save({"model": net.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, checkpoint)
+    distributed.barrier()  # the checkpoint is there
     distributed.destroy_process_group()
     return net
 
