@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tests.distributed.processes import process_group
 from tests.distributed.training import MODELS, Net, mean_loss
 from tract_fx import DisagreementError, TractBackend, tract_backend
-from tract_fx.ranks import TIMEOUT_VARIABLE, agree_once
+from tract_fx.ranks import TIMEOUT_VARIABLE
 
 
 def caught(action: Any) -> tuple[str, float]:
@@ -141,14 +141,3 @@ def other_graphs_without_a_match(rank: int, size: int, port: int) -> tuple[str, 
         if rank == 1:
             time.sleep(1)
         return caught(lambda: (penalty().backward(), step(torch.compile(model, backend=backend))))
-
-
-def groups_over_one_store(rank: int, size: int, port: int, count: int) -> int:
-    """A group is destroyed and made anew, as in a script that trains twice under ``torchrun``, which serves one store."""
-    store = distributed.TCPStore("127.0.0.1", port, size, rank == 0)
-    for _ in range(count):
-        distributed.init_process_group("gloo", store=store, rank=rank, world_size=size)
-        agree_once(distributed.group.WORLD.group_name, '{"weights": ["stem.weight"]}', lambda: 0.1)
-        distributed.barrier()
-        distributed.destroy_process_group()
-    return count

@@ -72,9 +72,3 @@ def test_join(two: Processes) -> None:
     messages = two.run(disagreeing.joined, seconds=60)
     assert any("DistributedDataParallel.join() lets a process without data" in message for message, _ in messages)
     assert all(message for message, _ in messages)
-
-
-@works("disagreement")
-def test_a_group_that_is_made_anew_over_the_same_store(two: Processes) -> None:
-    """What the first one has counted there is not in the way of the second."""
-    assert two.run(disagreeing.groups_over_one_store, 3, seconds=60) == [3, 3]

@@ -12,6 +12,7 @@ import torch
 from support.python import ROOT, TESTS
 from support.works import works
 
+from tests.distributed.processes import free_port
 from tests.examples.observed import EXAMPLES, Step, errors, load
 
 
@@ -22,21 +23,13 @@ def torchrun(arguments: list[str], folder: Path) -> list[list[list[Step]]]:
     script = command.index("examples/torchrun_ddp.py")
     assert command[0] == "torchrun"
     observer = str(Path(__file__).with_name("rank_observed.py"))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", *command[1:script]]
     finished = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            *command[1:script],
-            observer,
-            str(folder),
-            *arguments,
-        ],
+        [*launcher, observer, str(folder), str(free_port()), *arguments],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, TESTS))), "TRACT_FX_INNER": "aot_eager"},
         capture_output=True,
         text=True,
-        timeout=500,
+        timeout=300,
         check=False,
     )
     assert finished.returncode == 0, finished.stderr
