@@ -184,9 +184,7 @@ def observe(example: ModuleType, arguments: Sequence[str]) -> Observed:
     return Observed(copy.deepcopy(model), recorder.steps(model, batches))
 
 
-def observe_in_turn(
-    rank: int, size: int, port: int, name: str, arguments: Sequence[str], then: Sequence[str]
-) -> list[Observed]:
+def observe_in_turn(_rank: int, _size: int, _port: int, name: str, *arguments: Sequence[str]) -> list[Observed]:
     """What an example does in this process, with each of some arguments."""
     os.environ["TRACT_FX_INNER"] = "aot_eager"
     torch.set_num_threads(1)
