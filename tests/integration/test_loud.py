@@ -193,6 +193,16 @@ def test_one_step_with_a_closure_is_enough() -> None:
         optimizer.step(closure)
 
 
+@works("skipped")
+def test_torch_compile_with_a_wrapper_around_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is once Lightning is imported."""
+    compile_itself = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda *arguments, **keywords: compile_itself(*arguments, **keywords))
+    model = Wrapped(nn.LSTM(6, 4))
+    (message,) = train(model, torch.compile(model, backend=tract_backend(inner="aot_eager")))
+    assert "stem.weight_ih_l0" in message
+
+
 @pytest.fixture
 def one_process(tmp_path: Path) -> Iterator[None]:
     """A process group of this process alone."""
