@@ -4,6 +4,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +171,9 @@ def test_a_model_that_dynamo_skips(name: str, in_place: bool) -> None:
 def test_the_string_backend_notices_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
     # On torch 2.11 the model is seen only when the name is looked up for the first time in a process.
     monkeypatch.delitem(sys.modules, "tract_fx.entry_point", raising=False)
-    monkeypatch.delitem(torch._dynamo.backends.registry._COMPILER_FNS, "tract", raising=False)
+    registry, entry = torch._dynamo.backends.registry, EntryPoint("tract", "tract_fx.entry_point:tract", "")
+    monkeypatch.delitem(registry._COMPILER_FNS, "tract", raising=False)
+    monkeypatch.setitem(registry._BACKENDS, "tract", entry)
     model = Wrapped(nn.LSTM(6, 4))
     (message,) = train(model, torch.compile(model, backend="tract", options={"inner": "aot_eager"}))
     assert "stem.weight_ih_l0" in message
