@@ -16,6 +16,7 @@ import torch._inductor.config
 from support.works import pytest_addoption, pytest_configure, pytest_itemcollected  # noqa: F401
 
 from tract_fx.compat import can_generate_code
+from tract_fx.options import OWN, variable
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -43,7 +44,8 @@ def compile_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     Path(folder).mkdir(exist_ok=True)
     patch = pytest.MonkeyPatch()
     patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder))
-    patch.delenv("TRACT_FX_LAM", raising=False)
+    for option in OWN:
+        patch.delenv(variable(option), raising=False)
     yield
     patch.undo()
 

@@ -97,7 +97,7 @@ def tract(
     """What ``torch.compile(model, backend="tract")`` calls.
 
     ``options`` may hold ``lam``, ``layers``, ``on_unsupported``, ``inner`` and ``process_group`` beside Inductor's own;
-    without a ``lam`` the environment variable ``TRACT_FX_LAM`` gives it.
+    what it does not hold comes from the environment variables ``TRACT_FX_LAM``, ``TRACT_FX_PROCESS_GROUP`` and so on.
 
     Raises:
         OptionError: naming the option, its value and what is allowed.
@@ -105,11 +105,11 @@ def tract(
     return TractBackend(TractOptions.from_compile_arguments(mode, options), _told_by_name)(gm, example_inputs)
 
 
-def expect_compiled_model(*, quiet: bool = False) -> None:
+def expect_compiled_model(owner: object = tract, *, quiet: bool = False) -> None:
     """To be called inside of ``torch.compile``: should Dynamo skip the model, the user will hear of it."""
     model = compat.model_given_to_compile()
     if model is not None:
-        watch.expect(model, quiet=quiet)
+        watch.expect(model, owner, quiet=quiet)
 
 
 tract._dynamo_backend_init = expect_compiled_model  # torch 2.15 calls it whenever torch.compile looks the name up
@@ -128,7 +128,7 @@ class TractBackend:
     @property
     def __name__(self) -> str:
         """``"tract"``; ``torch.compile`` asks for it, and that is when the model it compiles can be seen."""
-        expect_compiled_model(quiet=self.options.on_unsupported == "ignore")
+        expect_compiled_model(self, quiet=self.options.on_unsupported == "ignore")
         return "tract"
 
     def __init__(self, options: TractOptions, told: set[str] | None = None) -> None:
@@ -222,6 +222,7 @@ class TractBackend:
         if torch.is_grad_enabled():
             watch.saw_graph(
                 frame.model,
+                tract if self._told is _told_by_name else self,
                 (item.name for item in captured.inputs if item.role is Role.PARAMETER),
                 matched=bool(compiled.record.matches),
                 quiet=captured.settings.on_unsupported == "ignore",

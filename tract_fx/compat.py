@@ -150,7 +150,8 @@ def model_given_to_compile() -> torch.nn.Module | None:
     ``module.compile()`` gives its own method ``_call_impl`` to ``torch.compile``.
     """
     frame = sys._getframe()
-    while frame is not None and frame.f_code is not torch.compile.__code__:
+    # By its name: Lightning puts a function of its own in the place of torch.compile, which calls it.
+    while frame is not None and (frame.f_code.co_name, frame.f_globals.get("__name__")) != ("compile", "torch"):
         frame = frame.f_back
     model = frame.f_locals.get("model") if frame is not None else None
     owner = getattr(model, "__self__", model)

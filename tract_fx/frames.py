@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
 from tract_fx.compat import compiled_frame_locals, compiled_module
 from tract_fx.inputs import naming_of_function
 from tract_fx.passes.naming import Naming
+from tract_fx.watch import was_given
 
 __all__ = ["ModelFrame", "current_frame"]
 
@@ -32,11 +34,12 @@ class ModelFrame:
 
 def current_frame(gm: torch.fx.GraphModule) -> ModelFrame:
     """The frame of the compilation under way, from which Dynamo captured ``gm``."""
-    model = next(_compiled_models(), None)
+    variables = compiled_frame_locals()
+    model = next(_compiled_models(), None) or _owner_of_method(variables)
     if model is None:
         return ModelFrame(naming_of_function(gm), None)
     paths = {module: name for name, module in model.named_modules()}
-    for variable, value in compiled_frame_locals().items():
+    for variable, value in variables.items():
         owner = getattr(value, "__self__", value)
         if isinstance(owner, torch.nn.Module) and owner in paths:
             return ModelFrame(Naming(variable, paths[owner]), _names(model), model)
@@ -51,6 +54,15 @@ def _compiled_models() -> Iterator[torch.nn.Module]:
         if (model := compiled_module(owner)) is not None:
             yield model
         frame = frame.f_back
+
+
+def _owner_of_method(variables: dict[str, Any]) -> torch.nn.Module | None:
+    """The model of which a method other than its call is compiled, as Lightning does with ``training_step``.
+
+    It was given to ``torch.compile`` as a whole, but what that returned is never called.
+    """
+    owner = variables.get("self")
+    return owner if was_given(owner) else None
 
 
 def _names(model: torch.nn.Module) -> frozenset[str]:

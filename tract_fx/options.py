@@ -14,13 +14,20 @@ from tract_fx import compat
 from tract_fx.errors import OptionError
 from tract_fx.groups import check_process_group
 
-__all__ = ["DEFAULT_LAM", "LAM_VARIABLE", "TractOptions", "check_lam", "default_lam"]
+__all__ = ["DEFAULT_LAM", "LAM_VARIABLE", "TractOptions", "check_lam", "default_lam", "variable"]
 
 DEFAULT_LAM = 0.1
-LAM_VARIABLE = "TRACT_FX_LAM"
 
 # Options that a dictionary for torch.compile may hold beside Inductor's.
 OWN = ("lam", "layers", "on_unsupported", "inner", "process_group")
+
+
+def variable(option: str) -> str:
+    """The environment variable that gives an option where nothing but the backend's name can be given."""
+    return f"TRACT_FX_{option.upper()}"
+
+
+LAM_VARIABLE = variable("lam")
 
 OnUnsupported = Literal["error", "warn", "ignore"]
 Inner = Literal["inductor", "aot_eager"]
@@ -79,14 +86,30 @@ class TractOptions:
         """Options of ``torch.compile(model, backend="tract", mode=mode, options=options)``.
 
         ``options`` may hold the fields of this class (a string of comma-separated names is allowed for ``layers``);
-        what is left goes to Inductor. ``lam`` comes from the environment variable ``TRACT_FX_LAM`` when not given.
+        what is left goes to Inductor. What is not given comes from the environment: ``TRACT_FX_LAM``, ``TRACT_FX_LAYERS``,
+        ``TRACT_FX_ON_UNSUPPORTED``, ``TRACT_FX_INNER`` and ``TRACT_FX_PROCESS_GROUP``, each where it is set.
+
+        Raises:
+            OptionError: naming the option or the variable, its value and what is allowed.
         """
         given = dict(_check_mapping(options or {}))
         own = {name: given.pop(name) for name in OWN if name in given}
         own.setdefault("lam", default_lam())
-        if isinstance(own.get("layers"), str) and own["layers"] != "first":
-            own["layers"] = tuple(name.strip() for name in own["layers"].split(","))
-        return cls(**own, mode=mode, options=given)
+        if "layers" in own:
+            own["layers"] = _split_names(own["layers"])
+        return cls(**{**cls._of_environment(), **own}, mode=mode, options=given)
+
+    @classmethod
+    def _of_environment(cls) -> dict[str, Any]:
+        """The options, but ``lam``, that environment variables give."""
+        texts = {name: os.environ.get(variable(name), "").strip() for name in OWN if name != "lam"}
+        found = {name: _split_names(text) if name == "layers" else text for name, text in texts.items() if text}
+        for name, value in found.items():
+            try:
+                cls(**{name: value})
+            except OptionError as error:
+                raise OptionError(f"The environment variable {variable(name)}: {error}") from None
+        return found
 
     def with_compile_arguments(self, mode: str | None, options: Mapping[str, Any] | None) -> TractOptions:
         """These options, with ``mode`` and ``options`` given to ``torch.compile`` beside the backend object."""
@@ -146,6 +169,13 @@ def closest(name: str, known: Iterable[str]) -> str:
     """``", did you mean 'a' or 'b'?"``, or an empty string when nothing in ``known`` is close."""
     near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
     return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+
+
+def _split_names(layers: Any) -> Any:
+    """Names that came as one string with commas, as from a command line."""
+    if not isinstance(layers, str) or layers == "first":
+        return layers
+    return tuple(name.strip() for name in layers.split(","))
 
 
 def _check_layers(layers: object) -> str | tuple[str, ...]:

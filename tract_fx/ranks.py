@@ -159,6 +159,8 @@ class _Board:
             problem = self._wait(topic, same, post)
             if problem is not None:
                 self._leave(topic)
+            else:
+                self._clear(topic, same)
         except RuntimeError as error:
             raise self._lost(error) from error
         if problem is not None:
@@ -218,6 +220,13 @@ class _Board:
         for index in range(1, self._store.add("refusals", 0) + 1):
             if self._store.check([f"refusal/{index}"]):
                 yield json.loads(self._store.get(f"refusal/{index}"))
+
+    def _clear(self, topic: str, same: str) -> None:
+        """The last one that has read the counters removes them: a group made anew counts over the same store again."""
+        done = f"{topic}/done"
+        if self._store.add(done, 1) == self.size:
+            for key in (topic, same, done):
+                self._store.delete_key(key)
 
     def _leave(self, topic: str) -> None:
         """Stay until all that have posted have read what is wrong, for some seconds at most."""

@@ -3,7 +3,8 @@
 Dynamo may skip the frame that holds the first layer, and then no backend is called and nothing of this package runs: a bare
 ``nn.Sequential`` in ``DistributedDataParallel``, an ``nn.LSTM``, a convolution that FSDP2 shards on its own, a function
 under ``torch.compiler.disable``. What runs all the same is the optimiser. Before its first step the parameters that have
-a gradient are compared with those that came into a compiled graph.
+a gradient are compared with those that came into a compiled graph; right after it where a closure, as Lightning gives,
+computes the gradients inside of the step.
 """
 
 from __future__ import annotations
@@ -13,51 +14,66 @@ import functools
 import logging
 import warnings
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
-from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from tract_fx.errors import TractWarning
 from tract_fx.passes.naming import without_wrappers
 
-__all__ = ["expect", "saw_graph"]
+__all__ = ["expect", "saw_graph", "was_given"]
 
 log = logging.getLogger(__name__)
 
 NAMES_SHOWN = 4
 
+_Structure = tuple[tuple[str, type], ...]
+
 
 @dataclasses.dataclass
 class _Seen:
-    """What has been compiled of a model so far."""
+    """What has been compiled of a model so far, by whom, and whether the next step of an optimiser has to look at it."""
 
+    owner: Callable[[], object | None] = lambda: None
     quiet: bool = False
+    due: bool = True
     matched: bool = False
     parameters: set[str] = dataclasses.field(default_factory=set)
 
 
 # The optimiser knows nothing of backends, and the string backend is made anew for every graph: what they share is here.
-_watched: weakref.WeakKeyDictionary[torch.nn.Module, _Seen] = weakref.WeakKeyDictionary()
+_models: weakref.WeakKeyDictionary[torch.nn.Module, _Seen] = weakref.WeakKeyDictionary()
+# A second model with the structure of a first one runs the code that was compiled for that, and no backend is called.
+_structures: weakref.WeakKeyDictionary[object, dict[_Structure, _Seen]] = weakref.WeakKeyDictionary()
 
 
-def expect(model: torch.nn.Module, *, quiet: bool = False) -> None:
+def expect(model: torch.nn.Module, owner: object, *, quiet: bool = False) -> None:
     """``model`` was given to ``torch.compile``.
 
     Args:
         model: it is held weakly.
+        owner: the backend, held weakly; models of one owner share what is compiled.
         quiet: the user does not want to be warned.
     """
     _install()
-    _watched[model] = _Seen(quiet)
+    _models[model] = _Seen(weakref.ref(owner), quiet)
 
 
-def saw_graph(model: torch.nn.Module | None, parameters: Iterable[str], *, matched: bool, quiet: bool) -> None:
+def was_given(value: object) -> bool:
+    """Whether ``value`` is a model that was given to ``torch.compile`` with this backend."""
+    return isinstance(value, torch.nn.Module) and value in _models
+
+
+def saw_graph(
+    model: torch.nn.Module | None, owner: object, parameters: Iterable[str], *, matched: bool, quiet: bool
+) -> None:
     """A graph of ``model`` with gradients was compiled.
 
     Args:
         model: None when the graph is not one of a module.
+        owner: as in :func:`expect`.
         parameters: names of those that are inputs of the graph.
         matched: whether a layer of the graph is rewritten.
         quiet: as in :func:`expect`.
@@ -65,39 +81,53 @@ def saw_graph(model: torch.nn.Module | None, parameters: Iterable[str], *, match
     if model is None:
         return
     _install()
-    seen = _watched.setdefault(model, _Seen())
-    seen.quiet = quiet
-    seen.matched |= matched
-    seen.parameters.update(parameters)
+    seen = _models.setdefault(model, _Seen(weakref.ref(owner)))
+    seen.quiet, seen.due = quiet, True
+    names = set(parameters)
+    for each in (seen, _structures.setdefault(owner, {}).setdefault(_structure(model), _Seen())):
+        each.matched |= matched
+        each.parameters |= names
+
+
+def _structure(model: torch.nn.Module) -> _Structure:
+    """What decides whether one model can run the code compiled for another one."""
+    return tuple((name, type(module)) for name, module in model.named_modules())
 
 
 @functools.cache
 def _install() -> None:
-    register_optimizer_step_pre_hook(_before_step)
+    register_optimizer_step_pre_hook(_at_step)
+    register_optimizer_step_post_hook(_at_step)
 
 
-def _before_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-    if not _watched or torch.compiler.is_compiling():
+def _at_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    if torch.compiler.is_compiling():
+        return
+    due = [(model, seen) for model, seen in list(_models.items()) if seen.due]
+    if not due:
         return
     stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    for model, seen in list(_watched.items()):
+    for model, seen in due:
         trained = [(name, item) for name, item in _parameters(model) if item.grad is not None and id(item) in stepped]
         if trained:
-            del _watched[model]
+            seen.due = False
             _check(model, seen, trained)
 
 
 def _check(model: torch.nn.Module, seen: _Seen, trained: list[tuple[str, torch.Tensor]]) -> None:
-    compiled = {id(item) for name, item in _parameters(model) if name in seen.parameters}
+    owner = seen.owner()
+    alike = _structures.get(owner, {}).get(_structure(model), _Seen()) if owner is not None else _Seen()
+    names, matched = seen.parameters | alike.parameters, seen.matched or alike.matched
+    compiled = {id(item) for name, item in _parameters(model) if name in names}
     outside = [name for name, item in trained if id(item) not in compiled]
     if not outside:
         return
     more = len(outside) - NAMES_SHOWN
     shown = ", ".join(outside[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
-    if seen.matched or seen.quiet:
+    if matched or seen.quiet:
         log.info("parameters that train outside of the compiled graphs of %s: %s", type(model).__name__, shown)
         return
-    none = "No graph" if not seen.parameters else "No graph with a first layer"
+    none = "No graph" if not names else "No graph with a first layer"
     warnings.warn(
         f"TrAct is not applied: {none} of {type(model).__name__} was compiled, and {shown} trained outside of any. "
         "Dynamo has skipped the code that holds the first layer (torch.nn's own frames, torch.compiler.disable, "

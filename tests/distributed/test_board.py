@@ -4,8 +4,11 @@ import collections
 import hashlib
 import itertools
 import json
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
+from torch import distributed
 
 from tract_fx import ranks
 from tract_fx.errors import DisagreementError
@@ -38,6 +41,9 @@ class Store:
     def check(self, keys: list[str]) -> bool:
         return all(key in self.values for key in keys)
 
+    def delete_key(self, key: str) -> bool:
+        return self.counts.pop(key, None) is not None
+
     def add(self, key: str, amount: int) -> int:
         self.counts[key] += amount
         count = self.counts[key]
@@ -50,9 +56,13 @@ class Store:
 
 
 def board(other: dict, after: int, burst: int) -> _Board:
+    return board_over(Store(other, after, burst))
+
+
+def board_over(store: Any, rank: int = 0, timeout: float = 1.0) -> _Board:
     made = _Board.__new__(_Board)
-    made.name, made.rank, made.size = "0", 0, 2
-    made._store, made._timeout, made._exchanges, made._refusals = Store(other, after, burst), 1.0, 0, []
+    made.name, made.rank, made.size = "0", rank, 2
+    made._store, made._timeout, made._exchanges, made._refusals = store, timeout, 0, []
     return made
 
 
@@ -73,3 +83,13 @@ def test_ranks_that_differ_are_named_with_what_differs() -> None:
     for after, burst in ORDERS:
         with pytest.raises(DisagreementError, match=r"lam is 0\.1 on rank 0; 0\.2 on rank 1"):
             board({**POST, "lam": 0.2}, after, burst).exchange(POST)
+
+
+def test_a_group_that_is_made_anew_over_the_same_store() -> None:
+    """What the first one has counted there is not in the way of the second, as in a script that trains twice."""
+    store = distributed.HashStore()
+    with ThreadPoolExecutor(2) as threads:
+        for _ in range(3):
+            boards = [board_over(store, rank, timeout=20.0) for rank in range(2)]
+            for done in [threads.submit(made.exchange, POST) for made in boards]:
+                assert done.result() is None

@@ -84,6 +84,10 @@ FEATURES = {
         "many processes",
         "Processes that do not do the same: an error that names the ranks, never a hang",
     ),
+    "trainers": (
+        "trainers",
+        "timm's training script, Hugging Face Trainer, Lightning, Accelerate, torchrun: gradients, checkpoints, resuming",
+    ),
     "random": ("random networks", "Generated networks against the reference: `python -m tests.fuzz`"),
 }
 

@@ -90,6 +90,30 @@ def test_the_environment_gives_the_default_lam(monkeypatch: pytest.MonkeyPatch) 
             default_lam()
 
 
+def test_the_environment_gives_what_a_command_line_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, text in {
+        "LAYERS": "conv1, fc.weight",
+        "ON_UNSUPPORTED": "warn",
+        "INNER": "aot_eager",
+        "PROCESS_GROUP": "ddp",
+    }.items():
+        monkeypatch.setenv(f"TRACT_FX_{name}", text)
+    options = TractOptions.from_compile_arguments(None, None)
+    assert options.layers == ("conv1", "fc.weight")
+    assert (options.on_unsupported, options.inner, options.process_group) == ("warn", "aot_eager", "ddp")
+    given = {"layers": "first", "on_unsupported": "error", "inner": "inductor", "process_group": None}
+    assert TractOptions.from_compile_arguments(None, given) == TractOptions()
+    assert tract_backend().options == TractOptions(), "an object has what it was given"
+    monkeypatch.setenv("TRACT_FX_INNER", "")
+    assert TractOptions.from_compile_arguments(None, None).inner == "inductor"
+
+
+def test_an_error_names_the_environment_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRACT_FX_INNER", "eager")
+    with pytest.raises(OptionError, match=r"variable TRACT_FX_INNER: inner='eager' is not allowed.*aot_eager"):
+        TractOptions.from_compile_arguments(None, None)
+
+
 def test_compile_arguments_are_merged_with_the_backend_s_own() -> None:
     options = TractOptions(options={"shape_padding": True}).with_compile_arguments(
         "max-autotune", {"max_fusion_size": 3}
