@@ -36,6 +36,11 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(20_000, 20, 20)
 
 
+def pytest_unconfigure() -> None:
+    """At its end the interpreter collects everything; extension modules report what it does not as leaked."""
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True, scope="session")
 def compile_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """One for all processes of the session: what one of them has compiled, the others need not compile again."""
