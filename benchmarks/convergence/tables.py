@@ -46,7 +46,7 @@ def speedup() -> str:
                     )
                 )
     heads = ("network", "epochs", "seeds", "plain", "TrAct", "difference", "epochs TrAct needs", "of plain's time")
-    return table(heads, rows)
+    return _table(heads, rows)
 
 
 def lam() -> str:
@@ -63,7 +63,7 @@ def lam() -> str:
                     cells = (_pair_difference(found) for found in pairs)
                     title = f"{title_of(results, network, optimizer)}, width {width:g}"
                     rows.append((title, max(map(len, pairs)), _accuracy([r.accuracy for r in plain]), *cells))
-    return table(("network", "seeds", "plain", *(f"{value:g}" for value in values)), rows)
+    return _table(("network", "seeds", "plain", *(f"{value:g}" for value in values)), rows)
 
 
 def contrast() -> str:
@@ -77,7 +77,7 @@ def contrast() -> str:
                 if pairs:
                     cells = (_contrast_cell(pairs, place) for place in range(len(CONTRASTS)))
                     rows.append((title_of(results, network, optimizer), f"{noise:g}", len(pairs), *cells))
-    return table(("network", "noise", "seeds", *(f"contrast {value:g}" for value in CONTRASTS)), rows)
+    return _table(("network", "noise", "seeds", *(f"contrast {value:g}" for value in CONTRASTS)), rows)
 
 
 def inputs() -> str:
@@ -107,7 +107,7 @@ def ablations() -> str:
             for method in ("tract", "plain-sgd-first", "tract-sgd-first"):
                 if network == "resnet" or method != "tract":
                     rows += _ablation(results, Run(network, "adam", budget, method, 0), METHOD_TITLES[method])
-    return table(("network", "first layer", "seeds", "plain", "accuracy", "difference"), rows)
+    return _table(("network", "first layer", "seeds", "plain", "accuracy", "difference"), rows)
 
 
 def many() -> str:
@@ -123,7 +123,7 @@ def many() -> str:
                 rows.append((title, len(pairs), _accuracy(plain), _accuracy(tract), _difference(plain, tract)))
     better = sum(difference > 0 for difference in differences)
     count = f"\nTrAct is better in {better} of {len(rows)}.\n" if rows else ""
-    return table(("network", "seeds", "plain", "TrAct", "difference"), rows) + count
+    return _table(("network", "seeds", "plain", "TrAct", "difference"), rows) + count
 
 
 def conditions() -> str:
@@ -194,6 +194,10 @@ METHOD_TITLES = {
 }
 
 
+def _table(heads: Sequence[str], rows: Sequence[Iterable[object]]) -> str:
+    return table(heads, rows) if rows else "Not run yet.\n"
+
+
 def _plain_and_tract(kinds: Sequence[tuple[str, dict]], settings: Iterable[tuple[str, str]] = ONE_EACH) -> str:
     rows = []
     for results in all_results():
@@ -204,7 +208,7 @@ def _plain_and_tract(kinds: Sequence[tuple[str, dict]], settings: Iterable[tuple
                     plain, tract = _accuracies(pairs)
                     cells = (_accuracy(plain), _accuracy(tract), _difference(plain, tract))
                     rows.append((title_of(results, network, optimizer), title, len(pairs), *cells))
-    return table(("network", "", "seeds", "plain", "TrAct", "difference"), rows)
+    return _table(("network", "", "seeds", "plain", "TrAct", "difference"), rows)
 
 
 def _ablation(results: Results, run: Run, title: str, plain: Run | None = None) -> list[tuple[object, ...]]:
