@@ -6,5 +6,5 @@
 - ``data``, ``inputs``, ``augmentation``: images, what is planted in them, how they are varied;
 - ``networks``, ``patch_norm``, ``methods``: what is trained, and how its first layer is;
 - ``training``, ``journal``, ``workers``: one run, its record on disk, many runs;
-- ``summary``, ``figures``: tables and pictures of what is recorded.
+- ``summary``: what the records say; ``tables``, ``figures``: how that is shown.
 """

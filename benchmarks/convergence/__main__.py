@@ -20,10 +20,9 @@ from benchmarks.convergence.data import load
 from benchmarks.convergence.experiments import EXPERIMENTS
 from benchmarks.convergence.journal import JournalError
 from benchmarks.convergence.sizes import SIZES
+from benchmarks.convergence.summary import RESULTS
 from benchmarks.convergence.workers import run_all
 from tract_fx.demo.errors import DemoError
-
-OUT = Path(__file__).parents[1] / "results" / "convergence"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -68,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default=device, help=f"default: {device}")
     parser.add_argument("--size", choices=SIZES, help="default: small on a CPU, full on a GPU")
     parser.add_argument(
-        "--out", type=Path, default=OUT, help="folder of results (default: benchmarks/results/convergence)"
+        "--out", type=Path, default=RESULTS, help="folder of results (default: benchmarks/results/convergence)"
     )
     parser.add_argument(
         "--only", nargs="+", default=[], metavar="PART", help="only runs with all of these in their names"

@@ -8,6 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from tract_fx.demo.images import channel_statistics
+
 __all__ = ["CONTRASTS", "INPUTS", "Inputs", "contrast_groups"]
 
 CONTRASTS = (0.1, 0.2, 0.4, 0.7, 1.0)
@@ -33,7 +35,7 @@ class Inputs:
 def standardised(train: Tensor, test: Tensor, noise: float) -> tuple[Inputs, Inputs]:
     """Mean 0 and variance 1 in each channel of the training images."""
     del noise
-    finish = _affine(*_statistics(train))
+    finish = _affine(*channel_statistics(train))
     return Inputs(train, finish), Inputs(test, finish)
 
 
@@ -54,7 +56,7 @@ def raw(train: Tensor, test: Tensor, noise: float) -> tuple[Inputs, Inputs]:
 def zca(train: Tensor, test: Tensor, noise: float) -> tuple[Inputs, Inputs]:
     """Standardised, then whitened over the whole image by the covariance of the training images."""
     del noise
-    finish = _affine(*_statistics(train))
+    finish = _affine(*channel_statistics(train))
     flat = finish(train).flatten(1)
     mean = flat.mean(0)
     centred = flat - mean
@@ -73,7 +75,7 @@ def planted_contrast(train: Tensor, test: Tensor, noise: float) -> tuple[Inputs,
     Standardised before, so that a contrast of 1 without noise is the ordinary image; not standardised after, because
     low contrast is what is planted.
     """
-    finish = _affine(*_statistics(train))
+    finish = _affine(*channel_statistics(train))
     return tuple(
         Inputs(_planted(finish(images), noise, PLANTED_SEED + split), torch.Tensor.float)
         for split, images in enumerate((train, test))
@@ -104,12 +106,3 @@ def _planted(images: Tensor, noise: float, seed: int) -> Tensor:
 
 def _affine(mean: Tensor | float, std: Tensor | float) -> Callable[[Tensor], Tensor]:
     return lambda images: (images.float() - mean) / std
-
-
-def _statistics(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each channel, `(1, channels, 1, 1)`."""
-    parts = images.transpose(0, 1).flatten(1)
-    std = torch.stack([part.double().std(correction=0) for part in parts])
-    mean = torch.stack([part.double().mean() for part in parts])
-    std = torch.where(std > 0, std, 1.0)
-    return mean.float().view(1, -1, 1, 1), std.float().view(1, -1, 1, 1)

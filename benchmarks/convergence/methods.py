@@ -14,6 +14,7 @@ from benchmarks.convergence.patch_norm import DualPatchNorm, PatchNorm
 from tract_fx import compat, tract_backend
 from tract_fx.ops.gram import gram
 from tract_fx.ops.patches import PatchGeometry
+from tract_fx.ops.solve import solve_primal
 
 __all__ = ["METHODS", "FirstLayerGradient", "Method", "Trainee", "network", "trainee"]
 
@@ -145,9 +146,8 @@ class FirstLayerGradient:
             rows *= (size + 2 * padding - kernel) // stride + 1
         self._average.mul_(self._keep).add_(gram(images.float(), geometry)[0] / rows, alpha=1 - self._keep)
         self._weight = self._keep * self._weight + 1 - self._keep
-        matrix = self._average / self._weight + self._lam * torch.eye(len(self._average), device=images.device)
         gradient = layer.weight.grad
-        solved = torch.cholesky_solve(gradient.flatten(1).double().T, torch.linalg.cholesky(matrix)).T
+        solved = solve_primal(self._average[None] / self._weight, gradient.flatten(1)[None], self._lam, 1.0)
         gradient.copy_(solved.reshape(gradient.shape))
 
     def state_dict(self) -> dict[str, Any]:

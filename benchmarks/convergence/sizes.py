@@ -41,6 +41,10 @@ class Size:
     lams: tuple[float, ...] = (0.00625, 0.0125, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
     widths: tuple[float, ...] = (0.5, 2.0)
 
+    def peak_rate(self, network: str, optimizer: str) -> float:
+        """Of a network; one without a rate of its own takes that of the ResNet."""
+        return self.rates.get((network, optimizer), self.rates["resnet", optimizer])
+
 
 SIZES = {
     "small": Size(

@@ -12,12 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.convergence.experiments import EXPERIMENTS
 from benchmarks.convergence.journal import read
 from benchmarks.convergence.runs import Run
 from benchmarks.convergence.sizes import SIZES
 
-__all__ = ["Need", "Result", "Results", "epochs_to_reach", "load_results", "mean_and_deviation", "needs"]
+__all__ = ["RESULTS", "Need", "Result", "Results", "epochs_to_reach", "load_results", "mean_and_deviation", "needs"]
 
 RESULTS = Path(__file__).parents[1] / "results" / "convergence"
 
@@ -62,9 +61,9 @@ class Results:
         """Of all runs there are."""
         return sorted({run.seed for run in self._by_run})
 
-    def of(self, run: Run, seeds: Iterable[int] | None = None) -> list[Result]:
+    def of(self, run: Run) -> list[Result]:
         """The run with every seed that it was done with."""
-        runs = (dataclasses.replace(run, seed=seed) for seed in (self.seeds if seeds is None else seeds))
+        runs = (dataclasses.replace(run, seed=seed) for seed in self.seeds)
         return [self._by_run[run] for run in runs if run in self._by_run]
 
     def pairs(self, run: Run) -> list[tuple[Result, Result]]:
@@ -76,10 +75,6 @@ class Results:
         found = [{result.run.seed: result for result in self.of(run)} for run in runs]
         seeds = sorted(set.intersection(*(set(results) for results in found)))
         return [tuple(results[seed] for results in found) for seed in seeds]
-
-    def planned(self, experiment: str) -> list[Run]:
-        """Runs of an experiment, of the first seed."""
-        return EXPERIMENTS[experiment].all_runs(self.size, [0])
 
 
 def load_results(size: str, folder: Path = RESULTS) -> Results:

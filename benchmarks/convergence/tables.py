@@ -12,7 +12,7 @@ from benchmarks.convergence.inputs import CONTRASTS
 from benchmarks.convergence.many_models import MODELS
 from benchmarks.convergence.runs import Run
 from benchmarks.convergence.sizes import SIZES
-from benchmarks.convergence.summary import Result, Results, load_results, mean_and_deviation, needs
+from benchmarks.convergence.summary import Need, Result, Results, load_results, mean_and_deviation, needs
 from benchmarks.markdown import table
 
 __all__ = ["TABLES", "all_results", "title_of"]
@@ -42,7 +42,7 @@ def speedup() -> str:
                         _accuracy(need.tract),
                         _difference(need.plain, need.tract),
                         epochs,
-                        "-" if epochs == "-" else _range(time, "{:.2f}", math.inf),
+                        "-" if epochs == "-" else _range(time, "{:.2f}"),
                     )
                 )
     heads = ("network", "epochs", "seeds", "plain", "TrAct", "difference", "epochs TrAct needs", "of plain's time")
@@ -151,7 +151,7 @@ def summary() -> str:
                 last, title = rows[-1], f"the {title_of(results, network, optimizer)}"
                 gain = 100 * (statistics.fmean(last.tract) - statistics.fmean(last.plain))
                 if all(needed < last.epochs for needed in last.epochs_needed):
-                    reached = _range([needed / last.epochs for needed in last.epochs_needed], "{:.2f}", math.inf)
+                    reached = _range([needed / last.epochs for needed in last.epochs_needed], "{:.2f}")
                     parts.append(f"{reached} of the epochs for {title} ({gain:+.1f} points at {last.epochs} epochs)")
                 else:
                     without.append(f"{title} ({gain:+.1f} points at {last.epochs} epochs)")
@@ -250,14 +250,14 @@ def _contrast_cell(pairs: Sequence[Pair], place: int) -> str:
     return f"{100 * statistics.fmean(plain):.1f} %, {_difference(plain, tract)}"
 
 
-def _epochs(need: object) -> str:
+def _epochs(need: Need) -> str:
     bound = "at most " if any(need.at_most) else ""
-    return bound + _range(need.epochs_needed, "{:.1f}", math.inf)
+    return bound + _range(need.epochs_needed, "{:.1f}")
 
 
-def _range(values: Sequence[float], form: str, never: float) -> str:
+def _range(values: Sequence[float], form: str) -> str:
     """Median, then smallest and largest."""
-    words = ["more" if value == never else form.format(value) for value in sorted(values)]
+    words = ["more" if value == math.inf else form.format(value) for value in sorted(values)]
     middle = statistics.median(values)
-    middle = "more" if middle == never else form.format(middle)
+    middle = "more" if middle == math.inf else form.format(middle)
     return middle if words[0] == words[-1] else f"{middle} ({words[0]} to {words[-1]})"

@@ -152,14 +152,15 @@ class Training:
         return shared
 
     def _optimizers(self) -> list[torch.optim.Optimizer]:
-        run, rates = self.run, self.size.rates
+        run = self.run
         own = self.method.first_optimizer
         first = list(self.trainee.first_layer.parameters()) if own else []
         rest = [p for p in self.trainee.model.parameters() if all(p is not other for other in first)]
         groups = [(run.optimizer, rest), *([(own, first)] if own else [])]
-        # A network without a rate of its own, and a first layer apart, take those of the ResNet.
-        peaks = {kind: rates.get((run.network, kind), rates["resnet", kind]) for kind, _ in groups}
-        return [_optimizer(kind, parameters, run.rate * peaks[kind]) for kind, parameters in groups]
+        return [
+            _optimizer(kind, parameters, run.rate * self.size.peak_rate(run.network, kind))
+            for kind, parameters in groups
+        ]
 
     def _batches(self, generator: Generator) -> Iterator[tuple[Tensor, Tensor]]:
         """Full batches of one epoch, as the network reads them, with one-hot or mixed targets."""

@@ -78,7 +78,7 @@ def run_some(
 
 
 def _identity(run: Run, size: Size, images: Images, steps: int | None) -> dict:
-    rate = {"peak_rate": size.rates.get((run.network, run.optimizer), size.rates["resnet", run.optimizer])}
+    rate = {"peak_rate": size.peak_rate(run.network, run.optimizer)}
     return {
         "run": run.record(),
         "size": size.name,

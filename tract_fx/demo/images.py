@@ -62,7 +62,7 @@ def standardised(images: ImageSet, device: torch.device) -> TrainingData:
 
     TrAct's default `lam` is meant for inputs on this scale. A constant channel is only shifted.
     """
-    mean, std = _channel_statistics(images.train_images)
+    mean, std = channel_statistics(images.train_images)
     return TrainingData(
         ((images.train_images - mean) / std).to(device),
         images.train_labels.to(device),
@@ -71,9 +71,9 @@ def standardised(images: ImageSet, device: torch.device) -> TrainingData:
     )
 
 
-def _channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
+def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation per channel, float32 `(1, channels, 1, 1)`, exact through 8-bit histograms."""
-    levels = torch.arange(256, dtype=torch.float64)
+    levels = torch.arange(256, dtype=torch.float64, device=images.device)
     counts = torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in images.unbind(1)]).double()
     shares = counts / counts.sum(dim=1, keepdim=True)
     mean = shares @ levels
