@@ -1,4 +1,4 @@
-"""The same experiments for two cores of a CPU and for a GPU: networks, budgets, precision."""
+"""The same experiments at three sizes: networks, images, budgets, precision. The first two are for a CPU."""
 
 from __future__ import annotations
 
@@ -55,6 +55,18 @@ SIZES = {
         budgets=(3, 6, 12),
         train=10_000,
         test=5_000,
+        batch=128,
+        bfloat16=False,
+        channels_last=True,
+    ),
+    "medium": Size(
+        name="medium",
+        networks={"resnet": networks.small_resnet, "vit": networks.small_vit},
+        titles={"resnet": "small ResNet", "vit": "small ViT"},
+        rates={("resnet", "sgd"): 0.1, ("resnet", "adam"): 4e-3, ("vit", "adam"): 2e-3},
+        budgets=(10, 20, 40),
+        train=0,
+        test=0,
         batch=128,
         bfloat16=False,
         channels_last=True,
