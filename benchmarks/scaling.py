@@ -30,8 +30,8 @@ from typing import Any
 import torch
 from torch import distributed, multiprocessing
 
+from tract_fx.distributed.covariance import SUMMED
 from tract_fx.environment import environment
-from tract_fx.ops.shared import SUMMED
 
 RANKS = (8, 64, 512, 4096)
 # Assumptions: 10 microseconds for a message, 25 GB/s for each GPU (a 200 Gbit/s link).

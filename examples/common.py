@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
-from tract_fx.demo.images import load_digits, load_images, standardised
+from tract_fx.tools.images.arrays import load_digits, load_images, standardised
 
 
 def parser(description: str) -> argparse.ArgumentParser:

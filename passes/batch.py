@@ -13,6 +13,7 @@ import math
 import torch
 from torch.fx import Node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
+
 from tract_fx.passes.joint_graph import target_of
 
 __all__ = ["BatchDimension", "Folding", "batch_of"]

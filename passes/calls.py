@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch.fx import Node
-from tract_fx.passes.joint_graph import JointGraph, operator_of, target_of
 
 from tract_fx.ops.patches import LINEAR, PatchGeometry
+from tract_fx.passes.joint_graph import JointGraph, operator_of, target_of
 
 __all__ = ["Call", "Kind", "Side", "calls", "is_layer_operator"]
 

@@ -6,9 +6,10 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 
 from torch.fx import Node
+
 from tract_fx.passes.joint_graph import JointGraph, Role, is_tensor_node, target_of
 
-__all__ = ["Dependence", "Meeting", "dependences", "first_meeting", "operands"]
+__all__ = ["Dependence", "FirstParameterUse", "dependences", "first_parameter_use", "operands"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,12 +18,12 @@ class Dependence:
 
     ``parameters`` names the parameters as long as the value is made of them alone; once data or an activation is mixed in,
     only the fact remains (``trainable``), since nobody asks for the names of a deep network's whole history.
-    ``looked_up`` is the value of a constant table at indices that are data: codes, tokens and positions carry no gradient,
-    so that after a graph break nothing else tells those that a network has made from data.
+    ``from_constant_table`` is the value of a constant table at indices that are data: codes, tokens and positions carry no
+    gradient, so that after a graph break nothing else distinguishes those that a network has computed from data.
     """
 
     data: bool = False
-    looked_up: bool = False
+    from_constant_table: bool = False
     activation: bool = False
     trainable: bool = False
     parameters: frozenset[str] = frozenset()
@@ -33,19 +34,19 @@ class Dependence:
         return bool(self.parameters) and not self._is_mixed
 
     @property
-    def is_raw(self) -> bool:
+    def is_parameter_free(self) -> bool:
         """Whether nothing trainable is in the value: an image, a normalised image, a constant."""
         return not self.trainable and not self.activation
 
     @property
     def _is_mixed(self) -> bool:
-        return self.data or self.looked_up or self.activation
+        return self.data or self.from_constant_table or self.activation
 
     def __or__(self, other: Dependence) -> Dependence:
         mixed = self._is_mixed or other._is_mixed
         return Dependence(
             data=self.data or other.data,
-            looked_up=self.looked_up or other.looked_up,
+            from_constant_table=self.from_constant_table or other.from_constant_table,
             activation=self.activation or other.activation,
             trainable=self.trainable or other.trainable,
             parameters=frozenset() if mixed else self.parameters | other.parameters,
@@ -53,7 +54,7 @@ class Dependence:
 
 
 NOTHING = Dependence()
-LOOKED_UP = Dependence(looked_up=True)
+FROM_CONSTANT_TABLE = Dependence(from_constant_table=True)
 # Operators that take values from their first argument at indices.
 _LOOKUPS = ("embedding", "index", "index_select", "gather", "take")
 _OF_ROLE = {
@@ -64,12 +65,12 @@ _OF_ROLE = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Meeting:
+class FirstParameterUse:
     """The first operation that mixes data with a parameter of this graph."""
 
     node: Node
     parameters: tuple[str, ...]
-    looked_up: bool = False
+    from_constant_table: bool = False
 
 
 def dependences(joint: JointGraph) -> dict[Node, Dependence]:
@@ -82,7 +83,7 @@ def dependences(joint: JointGraph) -> dict[Node, Dependence]:
             found[node] = _OF_ROLE[graph_input.role]
     for node in joint.forward_nodes:
         if is_tensor_node(node):
-            found[node] = LOOKED_UP if _is_lookup(node, found) else _union(operands(node, found))
+            found[node] = FROM_CONSTANT_TABLE if _is_lookup(node, found) else _union(operands(node, found))
     return found
 
 
@@ -93,10 +94,12 @@ def _is_lookup(node: Node, found: dict[Node, Dependence]) -> bool:
     table, *indices = node.all_input_nodes
     if table is not node.args[0] or found.get(table, NOTHING) != NOTHING:
         return False
-    return any(value.data or value.looked_up for value in (found[index] for index in indices if index in found))
+    return any(
+        value.data or value.from_constant_table for value in (found[index] for index in indices if index in found)
+    )
 
 
-def first_meeting(joint: JointGraph, found: dict[Node, Dependence]) -> Meeting | None:
+def first_parameter_use(joint: JointGraph, found: dict[Node, Dependence]) -> FirstParameterUse | None:
     """Where data first meets a parameter, or None when it never does before an activation comes in.
 
     Only what can be the start of a network counts: labels that meet the output of an earlier graph are none.
@@ -105,10 +108,12 @@ def first_meeting(joint: JointGraph, found: dict[Node, Dependence]) -> Meeting |
         values = list(operands(node, found))
         if any(value.activation for value in values):
             continue
-        data = any((value.data or value.looked_up) and value.is_raw for value in values)
+        data = any((value.data or value.from_constant_table) and value.is_parameter_free for value in values)
         weights = frozenset().union(*(value.parameters for value in values))
         if data and weights:
-            return Meeting(node, tuple(sorted(weights)), looked_up=not any(value.data for value in values))
+            return FirstParameterUse(
+                node, tuple(sorted(weights)), from_constant_table=not any(value.data for value in values)
+            )
     return None
 
 

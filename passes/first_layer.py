@@ -18,12 +18,13 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch.fx import Node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
+
 from tract_fx.passes.batch import BatchDimension, batch_of
 from tract_fx.passes.calls import Call, Kind, Side, calls, is_layer_operator
-from tract_fx.passes.dependence import Dependence, Meeting, dependences, first_meeting
+from tract_fx.passes.dependence import Dependence, FirstParameterUse, dependences, first_parameter_use
 from tract_fx.passes.joint_graph import JointGraph, Role, operator_of
 from tract_fx.passes.obstacles import (
-    WAY_OUT,
+    REMEDY,
     differentiated_by_hand,
     obstacle,
     obstacle_in_batch,
@@ -125,7 +126,7 @@ def find(joint: JointGraph, layers: str | tuple[str, ...] = "first", *, shared: 
     results: list[Match | Rejection] = [
         result
         for call in calls(joint, lambda node: node in depends and depends[node].is_weight)
-        if (result := _judge(joint, call, depends, layers, shared)) is not None
+        if (result := _classify(joint, call, depends, layers, shared)) is not None
     ]
     if not joint.has_gradients:  # an inference graph to AOTAutograd; the gradients in it are the user's own
         inside = joint.differentiated_inside
@@ -139,8 +140,8 @@ def find(joint: JointGraph, layers: str | tuple[str, ...] = "first", *, shared: 
     done = any(REWRITTEN in node.meta for node in joint.forward_nodes)
     if layers == "first":
         unsupported = any(rejection.kind is RejectionKind.UNSUPPORTED for rejection in rejections)
-        if not matches and not unsupported and not done and (meeting := first_meeting(joint, depends)) is not None:
-            rejections.append(_no_first_layer(joint, meeting))
+        if not matches and not unsupported and not done and (use := first_parameter_use(joint, depends)) is not None:
+            rejections.append(_no_first_layer(joint, use))
     elif not done:
         taken_or_refused = [*matches, *(item for item in rejections if item.kind is RejectionKind.UNSUPPORTED)]
         rejections.extend(_named_but_not_called(joint, layers, taken_or_refused))
@@ -153,7 +154,7 @@ def is_named(name: str, layer: str, weights: Iterable[str]) -> bool:
     return name in known or name in {item.removeprefix("module.") for item in known}
 
 
-def _judge(
+def _classify(
     joint: JointGraph, call: Call, depends: dict[Node, Dependence], layers: str | tuple[str, ...], shared: bool
 ) -> Match | Rejection | None:
     if REWRITTEN in call.output.meta:
@@ -162,12 +163,12 @@ def _judge(
     weights = tuple(sorted(depends[call.weight].parameters))
     of_input = depends.get(call.input, Dependence())
     if layers == "first":
-        if not of_input.is_raw:
+        if not of_input.is_parameter_free:
             return None
         if not of_input.data:
-            looked_up = "its input is looked up in a constant table (codes, tokens, positions)"
+            from_constant_table = "its input is looked up in a constant table (codes, tokens, positions)"
             constant = "nothing in its input is data (a position table, a query, a constant)"
-            reason = looked_up if of_input.looked_up else constant
+            reason = from_constant_table if of_input.from_constant_table else constant
             return Rejection(RejectionKind.CONSTANT_INPUT, layer, weights, call.operator, reason)
     elif not any(is_named(name, layer, weights) for name in layers):
         return None
@@ -177,7 +178,7 @@ def _judge(
 def _match(
     joint: JointGraph, call: Call, layer: str, weights: tuple[str, ...], shared_covariance: bool
 ) -> Match | Rejection:
-    def refuse(reason: str, advice: str = WAY_OUT) -> Rejection:
+    def refuse(reason: str, advice: str = REMEDY) -> Rejection:
         return Rejection(RejectionKind.UNSUPPORTED, layer, weights, call.operator, reason, advice)
 
     batch = batch_of(call.weight) if call.weight.meta["val"].dim() == 3 and call.kind is Kind.PRODUCT else ()
@@ -207,9 +208,7 @@ def _other_layers(
     for product in other_products(joint, depends):
         layer = joint.naming.of_layer(product.node)
         if layers == "first" or any(is_named(name, layer, product.weights) for name in layers):
-            yield Rejection(
-                RejectionKind.UNSUPPORTED, layer, product.weights, product.operator, product.reason, WAY_OUT
-            )
+            yield Rejection(RejectionKind.UNSUPPORTED, layer, product.weights, product.operator, product.reason, REMEDY)
 
 
 def _with_hand_written_backwards(
@@ -250,9 +249,9 @@ def _choose_form(rows: Size, features: int) -> Form:
     return Form.PRIMAL
 
 
-def _no_first_layer(joint: JointGraph, meeting: Meeting) -> Rejection:
-    op = operator_of(meeting.node)
-    if is_layer_operator(op) and meeting.looked_up:
+def _no_first_layer(joint: JointGraph, use: FirstParameterUse) -> Rejection:
+    op = operator_of(use.node)
+    if is_layer_operator(op) and use.from_constant_table:
         why = "the data are indices into a constant table, of which this layer sees the entries"
     elif is_layer_operator(op):
         why = "the gradient of that weight is not computed here"
@@ -264,8 +263,8 @@ def _no_first_layer(joint: JointGraph, meeting: Meeting) -> Rejection:
         why = "it is no convolution or matrix product; what comes after it is fed by trainable values"
     return Rejection(
         RejectionKind.NO_FIRST_LAYER,
-        joint.naming.of_layer(meeting.node),
-        meeting.parameters,
+        joint.naming.of_layer(use.node),
+        use.parameters,
         op,
         f"there is no first layer: data first meets a parameter in {op}, and {why}",
         'To rewrite a later layer all the same, name it: layers=["..."].',

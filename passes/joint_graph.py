@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from torch.fx import Graph, Node
-from tract_fx.passes.naming import Naming
 
 from tract_fx.compat import (
     AOTInput,
@@ -20,6 +19,7 @@ from tract_fx.compat import (
     TangentAOTInput,
     ViewBaseAOTInput,
 )
+from tract_fx.passes.naming import Naming
 
 __all__ = ["GraphInput", "JointGraph", "Role", "is_tensor_node", "operator_of", "target_of"]
 

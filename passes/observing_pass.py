@@ -20,13 +20,13 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 from torch.fx import Graph
+
+from tract_fx.ops.operands import laid_out_as
+from tract_fx.ops.patches import PatchGeometry
 from tract_fx.passes.first_layer import Findings, Match, find
 from tract_fx.passes.joint_graph import DEFAULT_NAMING, GraphInput, JointGraph
 from tract_fx.passes.naming import Naming
 from tract_fx.passes.rewrite import operands_of, replace_gradient
-
-from tract_fx.ops.operands import laid_out_as
-from tract_fx.ops.patches import PatchGeometry
 
 __all__ = ["Observe", "ObservingPass"]
 

@@ -7,13 +7,14 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch.fx import Node
+
 from tract_fx.passes.batch import BatchDimension
 from tract_fx.passes.calls import Call, Kind, Side
 from tract_fx.passes.dependence import Dependence, operands
 from tract_fx.passes.joint_graph import JointGraph, Role, is_backward, is_tensor_node, operator_of, target_of
 
 __all__ = [
-    "WAY_OUT",
+    "REMEDY",
     "Obstacle",
     "OtherProduct",
     "differentiated_by_hand",
@@ -22,7 +23,7 @@ __all__ = [
     "other_products",
 ]
 
-WAY_OUT = (
+REMEDY = (
     'Name other layers with layers=[...], or let this one train with its plain gradient with on_unsupported="warn" or '
     '"ignore".'
 )
@@ -63,7 +64,7 @@ class Obstacle:
     """A reason and what to do about it."""
 
     reason: str
-    advice: str = WAY_OUT
+    advice: str = REMEDY
 
 
 def obstacle(joint: JointGraph, call: Call, weights: Iterable[str]) -> Obstacle | None:
@@ -119,7 +120,11 @@ def other_products(joint: JointGraph, depends: dict[Node, Dependence]) -> Iterat
             continue
         factors = list(operands(node, depends))
         weights = tuple(sorted(frozenset().union(*(factor.parameters for factor in factors))))
-        if weights and any(factor.data and factor.is_raw for factor in factors) and (operator, weights) not in seen:
+        if (
+            weights
+            and any(factor.data and factor.is_parameter_free for factor in factors)
+            and (operator, weights) not in seen
+        ):
             seen.add((operator, weights))
             yield OtherProduct(node, operator, weights, reason)
 
@@ -144,7 +149,7 @@ def differentiated_by_hand(
             return Obstacle(WRAPPED, UNWRAP)
         if is_backward(node) or _is_untagged(node):
             pending.extend(node.all_input_nodes)
-        elif node in depends and depends[node].data and depends[node].is_raw and _is_real(node):
+        elif node in depends and depends[node].data and depends[node].is_parameter_free and _is_real(node):
             found = Obstacle(BY_HAND)
     return found
 

@@ -34,16 +34,16 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 from torch.fx.experimental.proxy_tensor import make_fx
+
+from tract_fx.compat import detect_fake_mode, preserving_no_metadata
+from tract_fx.distributed.agreement import Group
+from tract_fx.distributed.covariance import describe_layer, hold, shared_gradient, start_covariance
+from tract_fx.ops.operands import Operands, convolution_operands, laid_out_as
+from tract_fx.ops.patches import LINEAR, PatchGeometry
 from tract_fx.passes.batch import Folding
 from tract_fx.passes.calls import Kind, Side
 from tract_fx.passes.first_layer import REWRITTEN, Form, Match
 from tract_fx.passes.joint_graph import is_backward
-
-from tract_fx.compat import detect_fake_mode, preserving_no_metadata
-from tract_fx.ops.operands import Operands, convolution_operands, laid_out_as
-from tract_fx.ops.patches import LINEAR, PatchGeometry
-from tract_fx.ops.shared import describe_layer, hold, shared_gradient, start_covariance
-from tract_fx.ranks import Group
 
 __all__ = ["Sharing", "apply", "apply_shared", "operands_of", "replace_gradient"]
 

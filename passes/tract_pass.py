@@ -7,12 +7,12 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from torch.fx import Graph
+
+from tract_fx.compat import CustomGraphPass
 from tract_fx.passes import rewrite
 from tract_fx.passes.first_layer import Findings, find
 from tract_fx.passes.joint_graph import DEFAULT_NAMING, GraphInput, JointGraph
 from tract_fx.passes.naming import Naming
-
-from tract_fx.compat import CustomGraphPass
 
 __all__ = ["TractPass"]
 

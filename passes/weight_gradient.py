@@ -7,6 +7,7 @@ import operator
 
 import torch
 from torch.fx import Node
+
 from tract_fx.passes.calls import Call, Kind
 from tract_fx.passes.joint_graph import JointGraph, is_backward, target_of
 

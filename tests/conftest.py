@@ -13,8 +13,8 @@ os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 import pytest
 import torch
 import torch._inductor.config
-from support.works import pytest_addoption, pytest_configure, pytest_itemcollected  # noqa: F401
 
+from support.works import pytest_addoption, pytest_configure, pytest_itemcollected  # noqa: F401
 from tract_fx.compat import can_generate_code
 from tract_fx.options import OWN, variable
 

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tract_fx import compat, ranks, watch
-from tract_fx.captured import Captured
-from tract_fx.compilers import Compiled, compile_eagerly, compile_with_inductor
+from tract_fx import compat
+from tract_fx.compile import skipped
+from tract_fx.compile.captured import Captured
+from tract_fx.compile.compilers import Compiled, compile_eagerly, compile_with_inductor
+from tract_fx.compile.inputs import classify
+from tract_fx.compile.model_frame import ModelFrame, current_frame
+from tract_fx.compile.reporting import check_names, report_findings
+from tract_fx.distributed import agreement
+from tract_fx.distributed.groups import process_count, sharing_groups
 from tract_fx.errors import TractError, TractWarning
-from tract_fx.findings import check_names, tell
-from tract_fx.frames import ModelFrame, current_frame
-from tract_fx.groups import process_count, sharing_groups
-from tract_fx.inputs import classify
 from tract_fx.options import DEFAULT_LAM, TractOptions, check_lam
 from tract_fx.passes.joint_graph import Role
 from tract_fx.records import GraphRecord, LayerMatch, LayerRejection
@@ -36,7 +38,7 @@ OWN_COVARIANCE = (
     "or to the options of torch.compile; the covariance is then that of the whole batch."
 )
 # The backend under its name is made anew for every graph; what it says only once is here.
-_told_by_name: set[str] = set()
+_warned_by_name: set[str] = set()
 
 
 def tract_backend(
@@ -102,24 +104,24 @@ def tract(
     Raises:
         OptionError: naming the option, its value and what is allowed.
     """
-    return TractBackend(TractOptions.from_compile_arguments(mode, options), _told_by_name)(gm, example_inputs)
+    return TractBackend(TractOptions.from_compile_arguments(mode, options), _warned_by_name)(gm, example_inputs)
 
 
-def expect_compiled_model(owner: object = tract, *, quiet: bool = False) -> None:
+def expect_compiled_model(owner: object = tract, *, suppress_warnings: bool = False) -> None:
     """To be called inside of ``torch.compile``: should Dynamo skip the model, the user will hear of it."""
     model = compat.model_given_to_compile()
     if model is not None:
-        watch.expect(model, owner, quiet=quiet)
+        skipped.expect(model, owner, suppress_warnings=suppress_warnings)
 
 
 tract._dynamo_backend_init = expect_compiled_model  # torch 2.15 calls it whenever torch.compile looks the name up
 
 
-def _tell_the_others(captured: Captured, reason: str) -> None:
+def _announce_refusal(captured: Captured, reason: str) -> None:
     """Processes that would share a covariance with this one need not wait for it."""
     names = [item.name for item in captured.inputs]
     if captured.groups and torch.is_grad_enabled() and any(item.role is Role.PARAMETER for item in captured.inputs):
-        ranks.refuse(captured.groups, names, reason)
+        agreement.refuse(captured.groups, names, reason)
 
 
 class TractBackend:
@@ -128,12 +130,12 @@ class TractBackend:
     @property
     def __name__(self) -> str:
         """``"tract"``; ``torch.compile`` asks for it, and that is when the model it compiles can be seen."""
-        expect_compiled_model(self, quiet=self.options.on_unsupported == "ignore")
+        expect_compiled_model(self, suppress_warnings=self.options.on_unsupported == "ignore")
         return "tract"
 
     def __init__(self, options: TractOptions, told: set[str] | None = None) -> None:
         self.options = options
-        self._told: set[str] = set() if told is None else told
+        self._warned: set[str] = set() if told is None else told
         self._lam = options.lam
         self._lam_tensors: dict[torch.device, torch.Tensor] = {}
         self._records: list[GraphRecord] = []
@@ -197,17 +199,17 @@ class TractBackend:
             check_names(settings.layers, frame, captured.inputs)
             compiled = self._compile(captured, self._lift_lam(captured))
         except TractError as error:
-            _tell_the_others(captured, str(error))
+            _announce_refusal(captured, str(error))
             raise
         if not compiled.record.matches:
-            _tell_the_others(
+            _announce_refusal(
                 captured, "; ".join(map(str, compiled.record.rejections)) or "no layer of its graph is a first layer"
             )
         self._records.append(compiled.record)
         self._report(captured, frame, compiled)
         return compiled.call
 
-    def _groups(self, settings: TractOptions) -> tuple[ranks.Group, ...]:
+    def _groups(self, settings: TractOptions) -> tuple[agreement.Group, ...]:
         return sharing_groups(settings.process_group)
 
     def _compile(self, captured: Captured, lam: str | float) -> Compiled:
@@ -216,16 +218,16 @@ class TractBackend:
         return compile_with_inductor(captured, lam)
 
     def _report(self, captured: Captured, frame: ModelFrame, compiled: Compiled) -> None:
-        tell(compiled.record, captured.settings, traced=compiled.traced)
+        report_findings(compiled.record, captured.settings, traced=compiled.traced)
         if compiled.record.matches:
             self._tell_about_processes(captured)
         if torch.is_grad_enabled():
-            watch.saw_graph(
+            skipped.saw_graph(
                 frame.model,
-                tract if self._told is _told_by_name else self,
+                tract if self._warned is _warned_by_name else self,
                 (item.name for item in captured.inputs if item.role is Role.PARAMETER),
                 matched=bool(compiled.record.matches),
-                quiet=captured.settings.on_unsupported == "ignore",
+                suppress_warnings=captured.settings.on_unsupported == "ignore",
             )
 
     def _tell_about_processes(self, captured: Captured) -> None:
@@ -235,9 +237,9 @@ class TractBackend:
         # Where all processes share one model, they have the same rows.
         same_rows = any(item.device_mesh.size() == count for item in spread)
         alone = settings.process_group is not None or count == 1 or same_rows
-        if alone or settings.on_unsupported == "ignore" or OWN_COVARIANCE in self._told:
+        if alone or settings.on_unsupported == "ignore" or OWN_COVARIANCE in self._warned:
             return
-        self._told.add(OWN_COVARIANCE)
+        self._warned.add(OWN_COVARIANCE)
         warnings.warn(OWN_COVARIANCE.format(count=count), TractWarning, stacklevel=2)
 
     def _lift_lam(self, captured: Captured) -> str | float:

@@ -71,11 +71,11 @@ __all__ = [
     "is_fake",
     "is_joining",
     "is_static_input",
+    "isolated_dynamo_state",
     "joint_graph_only",
     "lift_as_input",
     "list_modes",
     "model_given_to_compile",
-    "no_trace_in_dynamo",
     "preserving_no_metadata",
     "real_scalar",
     "reset_cudagraphs",
@@ -282,7 +282,7 @@ def break_reasons() -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def no_trace_in_dynamo() -> Iterator[None]:
+def isolated_dynamo_state() -> Iterator[None]:
     """What Dynamo compiles or gives up on inside is forgotten afterwards, and nothing else is.
 
     Compiled code, and the decision to leave a function alone, hang on its code object, which all instances of a class

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal, get_args
 
 from tract_fx import compat
+from tract_fx.distributed.groups import check_process_group
 from tract_fx.errors import OptionError
-from tract_fx.groups import check_process_group
 
 __all__ = ["DEFAULT_LAM", "LAM_VARIABLE", "TractOptions", "check_lam", "default_lam", "variable"]
 

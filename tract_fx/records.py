@@ -1,28 +1,11 @@
-"""What the backend tells about a compiled graph, and how a second process knows it without running the pass.
-
-On a hit in AOTAutograd's cache no pass runs. So the findings of a compile are stored beside the cache, under a key made of
-everything that the pass sees before the joint graph exists. A record holds a random token that is part of the pass's own
-cache key: a cached graph can be found only through the record that was written with it, and a missing record means a
-compile, never a graph about which nothing is known.
-"""
+"""What the backend reports about a compiled graph: layers rewritten, and layers left alone with the reasons."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
-import logging
-import os
-import secrets
-import tempfile
-from pathlib import Path
 from typing import Any
 
-from tract_fx.compat import cache_dir
-
-__all__ = ["GraphRecord", "LayerMatch", "LayerRejection", "RecordStore"]
-
-log = logging.getLogger(__name__)
+__all__ = ["GraphRecord", "LayerMatch", "LayerRejection"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,35 +93,3 @@ class GraphRecord:
             tuple(LayerRejection(**rejection) for rejection in data["rejections"]),
             data["has_gradients"],
         )
-
-
-class RecordStore:
-    """The record of one compile in Inductor's cache folder.
-
-    Args:
-        key: everything that the findings depend on; hashed by its ``repr``.
-    """
-
-    def __init__(self, key: tuple[Any, ...]) -> None:
-        digest = hashlib.sha256(repr(key).encode()).hexdigest()
-        self.path = Path(cache_dir()) / "tract_fx" / digest[:2] / f"{digest}.json"
-        self.token, self.record = self._load()
-
-    def save(self, record: GraphRecord) -> None:
-        """Write the record; a cache that cannot be written costs a compile in the next process, never a wrong answer."""
-        content = json.dumps({"token": self.token, "record": record.to_json()})
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, temporary = tempfile.mkstemp(dir=self.path.parent, suffix=".tmp")
-            with os.fdopen(descriptor, "w") as file:
-                file.write(content)
-            Path(temporary).replace(self.path)
-        except OSError as error:
-            log.warning("The findings of a compile could not be stored, the next process will compile again: %s", error)
-
-    def _load(self) -> tuple[str, GraphRecord | None]:
-        try:
-            data = json.loads(self.path.read_text())
-            return data["token"], GraphRecord.from_json(data["record"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return secrets.token_hex(16), None

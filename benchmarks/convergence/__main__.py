@@ -22,7 +22,7 @@ from benchmarks.convergence.journal import JournalError
 from benchmarks.convergence.sizes import SIZES
 from benchmarks.convergence.summary import RESULTS
 from benchmarks.convergence.workers import run_all
-from tract_fx.demo.errors import DemoError
+from tract_fx.tools.errors import ToolError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{EXPERIMENTS[options.experiment].question}\n{len(runs)} runs, size {size.name}, into {folder}", flush=True)
     try:
         run_all(runs, size, images, folder, options.steps, options.workers, _tell)
-    except (DemoError, JournalError) as error:
+    except (ToolError, JournalError) as error:
         print(error)
         return 1
     return 0

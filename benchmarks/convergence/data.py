@@ -12,8 +12,8 @@ from torch import Tensor
 
 from benchmarks.convergence.inputs import INPUTS, Inputs
 from benchmarks.convergence.networks import IMAGE_SIZE
-from tract_fx.demo.images import load_images
-from tract_fx.demo.sampling import balanced
+from tract_fx.tools.images.arrays import load_images
+from tract_fx.tools.images.sampling import balanced
 
 __all__ = ["Images", "load"]
 
@@ -52,7 +52,7 @@ def load(data: str, downloads: Path, train: int, test: int, device: str) -> Imag
         device: where they are kept.
 
     Raises:
-        DemoError: if a folder or archive has no such images.
+        ImageError: if a folder or archive has no such images.
     """
     if data in DOWNLOADS:
         images = _torchvision(data, downloads)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from tract_fx.demo.images import channel_statistics
+from tract_fx.tools.images.arrays import channel_statistics
 
 __all__ = ["CONTRASTS", "INPUTS", "Inputs", "contrast_groups"]
 

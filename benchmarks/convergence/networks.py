@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from tract_fx.demo.models import ResidualBlock, SmallViT
+from tract_fx.tools.demo.models import ResidualBlock, SmallViT
 
 __all__ = ["Builder", "first_layer_name", "resnet18", "small_resnet", "small_vit", "vit"]
 

@@ -19,8 +19,8 @@ from benchmarks.convergence.many_models import MODELS
 from benchmarks.convergence.methods import METHODS, FirstLayerGradient, Trainee, network, trainee
 from benchmarks.convergence.runs import Run
 from benchmarks.convergence.sizes import Size
-from tract_fx.demo.errors import DemoError
-from tract_fx.demo.training import rate_share
+from tract_fx.tools.demo.training import rate_share
+from tract_fx.tools.errors import ImageError
 
 __all__ = ["Training"]
 
@@ -40,12 +40,12 @@ class Training:
         steps: stop after so many, to try out; None trains to the end.
 
     Raises:
-        DemoError: where there are too few images for a step.
+        ImageError: where there are too few images for a step.
     """
 
     def __init__(self, run: Run, size: Size, images: Images, steps: int | None = None) -> None:
         if len(images.train) < size.batch:
-            raise DemoError(f"{len(images.train)} training images, fewer than the {size.batch} of a batch")
+            raise ImageError(f"{len(images.train)} training images, fewer than the {size.batch} of a batch")
         self.run, self.size, self.images = run, size, images
         self.method = METHODS[run.method]
         self.device = images.train.device
@@ -61,7 +61,7 @@ class Training:
         self.gradient = FirstLayerGradient(self.trainee.first_layer, run.lam, covariance) if covariance else None
         self.done = 0
 
-    def to_the_end(self, journal: Journal, tell: Callable[[str], None]) -> None:
+    def train(self, journal: Journal, tell: Callable[[str], None]) -> None:
         """Train, note every epoch, and go on from the journal's checkpoint where there is one."""
         if (state := journal.resume()) is not None:
             self.load_state_dict(state)

@@ -74,7 +74,7 @@ def run_some(
         if journal.finished:
             tell(f"{label}: already there")
             continue
-        Training(run, size, images, steps).to_the_end(journal, lambda line, label=label: tell(f"{label}: {line}"))
+        Training(run, size, images, steps).train(journal, lambda line, label=label: tell(f"{label}: {line}"))
 
 
 def _identity(run: Run, size: Size, images: Images, steps: int | None) -> dict:

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from support.works import FEATURES
 
 from benchmarks import report
+from support.works import FEATURES
 
 
 @pytest.mark.parametrize("page", report.pages(), ids=lambda page: page.name)

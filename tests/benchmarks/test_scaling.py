@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.graphs import joint_graph
 from torch import nn
-from tract_fx.passes.first_layer import find
-from tract_fx.passes.rewrite import Sharing, apply_shared
 
 from benchmarks.scaling import ALPHA, BETA, Network, fit, ring, seconds, table, tree
-from tract_fx.ranks import Group
+from support.graphs import joint_graph
+from tract_fx.distributed.agreement import Group
+from tract_fx.passes.first_layer import find
+from tract_fx.passes.rewrite import Sharing, apply_shared
 
 PAGE = Path(__file__).parents[2] / "docs" / "scaling.md"
 

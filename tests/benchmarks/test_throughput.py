@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from support.marks import codegen
 from torch import nn
 from torch_tract import TrActConv2d
 
 from benchmarks import sides, throughput
 from benchmarks.models import WORKLOADS, Workload
 from benchmarks.sides import Precision, training_step
+from support.marks import codegen
 
 
 def small() -> nn.Module:

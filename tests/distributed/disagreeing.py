@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tests.distributed.processes import process_group
 from tests.distributed.training import MODELS, Net, mean_loss
 from tract_fx import DisagreementError, TractBackend, tract_backend
-from tract_fx.ranks import TIMEOUT_VARIABLE
+from tract_fx.distributed.agreement import TIMEOUT_VARIABLE
 
 
 def caught(action: Any) -> tuple[str, float]:

@@ -7,11 +7,11 @@ import warnings
 from typing import Any
 
 import torch
-from support.oracle import squared
 from torch import Tensor, distributed, nn
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_module, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
+from support.oracle import squared
 from tests.distributed.processes import process_group
 from tract_fx import TractWarning, tract_backend
 

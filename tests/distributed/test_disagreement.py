@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from support.works import works
-
 from tests.distributed import disagreeing
 from tests.distributed.processes import Processes
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from support.oracle import error
 from support.works import works
-
 from tests.distributed.eager import train
 from tests.distributed.processes import Processes
 from tests.distributed.test_exact import EQUAL, check

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+
 from support.marks import codegen
 from support.oracle import error
 from support.works import works
-
 from tests.distributed.processes import Processes
 from tests.distributed.training import STEPS, Case, expected, train
 

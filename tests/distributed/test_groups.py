@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 import torch
-from support.marks import codegen
-from support.oracle import squared
-from support.works import works
 from torch import distributed, nn
 from torch._dynamo.utils import counters
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
+from support.marks import codegen
+from support.oracle import squared
+from support.works import works
 from tests.distributed.training import LAM
 from tract_fx import OptionError, TractOptions, tract_backend
-from tract_fx.groups import sharing_groups
-from tract_fx.ranks import Group
+from tract_fx.distributed.agreement import Group
+from tract_fx.distributed.groups import sharing_groups
 
 
 @contextlib.contextmanager

@@ -7,19 +7,19 @@ from typing import Any
 
 import pytest
 import torch
-from support.graphs import joint_graph
-from support.marks import codegen
-from support.works import works
 from torch import distributed, nn
 from torch._inductor.utils import run_and_get_code
 from torch.fx import Node
 from torch.testing._internal.distributed.fake_pg import FakeStore
+
+from support.graphs import joint_graph
+from support.marks import codegen
+from support.works import works
+from tract_fx import compat, tract_backend
+from tract_fx.distributed.agreement import Group
 from tract_fx.passes.first_layer import find
 from tract_fx.passes.joint_graph import JointGraph, is_backward
 from tract_fx.passes.rewrite import Sharing, apply_shared
-
-from tract_fx import compat, tract_backend
-from tract_fx.ranks import Group
 
 aten, functional = torch.ops.aten, torch.ops._c10d_functional
 AWAIT = torch.ops.tract_fx.await_sums.default

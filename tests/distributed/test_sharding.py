@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+
 from support.oracle import error, squared, tract_gradients
 from support.works import works
-
 from tests.distributed.processes import Processes
 from tests.distributed.sharding import model_and_data, tensor_parallel
 

@@ -10,12 +10,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from support.oracle import squared, tract_gradients
 from torch import Tensor, distributed, nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.parallel import DistributedDataParallel
 
+from support.oracle import squared, tract_gradients
 from tests.distributed.processes import process_group
 from tract_fx import TractWarning, tract_backend
 

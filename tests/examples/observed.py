@@ -19,11 +19,11 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from support.oracle import error, tract_gradients
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils.data import Dataset
 
+from support.oracle import error, tract_gradients
 from tract_fx import TractWarning, reference
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.python import ROOT
-from support.works import works
 from torch import Tensor
 
+from support.python import ROOT
+from support.works import works
 from tests.distributed.processes import Processes
 from tests.examples.observed import EXAMPLES, Observed, errors, observe_in_turn
 

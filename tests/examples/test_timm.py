@@ -18,13 +18,13 @@ from typing import Any
 import pytest
 import timm
 import torch
-from support.python import ROOT, TESTS
-from support.works import works
 from timm.optim import create_optimizer_v2
 from timm.task import ClassificationTask, resume_task_checkpoint
 from timm.utils import CheckpointSaver, unwrap_model
 from torch import Tensor, nn
 
+from support.python import ROOT, TESTS
+from support.works import works
 from tests.examples.observed import Errors, Recorder, errors
 from tests.examples.timm_observed import LAYER
 

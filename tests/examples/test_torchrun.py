@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import torch
+
 from support.python import ROOT, TESTS
 from support.works import works
-
 from tests.distributed.processes import free_port
 from tests.examples.observed import EXAMPLES, Step, errors, load
 

@@ -1,11 +1,11 @@
 """Some of the seeds of ``python -m tests.fuzz``; a failure prints the network and how to replay it."""
 
 import pytest
-from support.marks import codegen
-from support.works import works
 
 from fuzz.check import FuzzError, Outcome, check_seed
 from fuzz.network import make_case
+from support.marks import codegen
+from support.works import works
 
 
 def is_quick(seed: int) -> bool:

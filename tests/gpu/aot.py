@@ -12,6 +12,7 @@ import multiprocessing
 import sys
 
 import torch
+
 from support.ahead_of_time import combinations, compile_gram, compile_reduction, complaints, every_case
 
 

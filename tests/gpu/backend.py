@@ -4,10 +4,10 @@ import copy
 
 import pytest
 import torch
-from support.oracle import error, squared, tract_gradients
-from support.training import gradients
 from torch import nn
 
+from support.oracle import error, squared, tract_gradients
+from support.training import gradients
 from tract_fx import tract_backend
 
 LAM = 0.1

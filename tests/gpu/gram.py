@@ -4,15 +4,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.patch_shapes import Layer, layers, sliced_patches
 
+from support.patch_shapes import Layer, layers, sliced_patches
 from tract_fx.ops import gram as module
-from tract_fx.ops import triton_launch
+from tract_fx.ops.gpu import launch
+from tract_fx.ops.gpu.configs import candidates
+from tract_fx.ops.gpu.launch import is_triton_usable, plan, triton_gram
 from tract_fx.ops.gram import gram, patch_gram
 from tract_fx.ops.patches import LINEAR, PatchGeometry
 from tract_fx.ops.solve import primal_gradient
-from tract_fx.ops.triton_configs import candidates
-from tract_fx.ops.triton_launch import is_triton_usable, plan, triton_gram
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 
@@ -207,7 +207,7 @@ def test_memory_is_the_workspace_and_the_result() -> None:
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     found = gram(input, geometry)
-    assert torch.cuda.max_memory_allocated() - before <= triton_launch.WORKSPACE_BYTES + 2 * found.nbytes + 2**20
+    assert torch.cuda.max_memory_allocated() - before <= launch.WORKSPACE_BYTES + 2 * found.nbytes + 2**20
 
 
 def test_the_operator_keeps_what_its_registration_says() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from support import forked, second_process
 from support.marks import codegen
 from support.works import works

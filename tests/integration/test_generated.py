@@ -3,12 +3,12 @@
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from torch import nn
+
 from support.marks import codegen
 from support.oracle import error, tract_gradients
 from support.training import gradients
 from support.works import works
-from torch import nn
-
 from tract_fx import tract_backend
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from torch import nn
+
 from support.marks import codegen, vectorised
 from support.oracle import error, tract_gradients
 from support.training import gradients
 from support.works import works
-from torch import nn
-
 from tract_fx import tract_backend
 
 LAM = 0.1

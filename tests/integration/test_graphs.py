@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
 from support.marks import INNERS, codegen
 from support.oracle import error, squared, tract_gradients
 from support.training import gradients
 from support.works import works
-from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
-
 from tract_fx import tract_backend
 
 LAM = 0.1

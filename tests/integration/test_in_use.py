@@ -5,12 +5,12 @@ import io
 import pickle
 
 import torch
+from torch import Tensor, nn
+
 from support.marks import codegen
 from support.oracle import error, squared, tract_gradients
 from support.training import gradients
 from support.works import works
-from torch import Tensor, nn
-
 from tract_fx import tract_backend
 
 LAM = 0.1

@@ -4,12 +4,12 @@ import copy
 
 import pytest
 import torch
+from torch import nn
+
 from support.marks import INNERS
 from support.oracle import error, squared, tract_gradients
 from support.training import Counter
 from support.works import works
-from torch import nn
-
 from tract_fx import tract_backend
 
 

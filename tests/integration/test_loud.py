@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from support.marks import codegen
-from support.oracle import squared
-from support.works import works
 from torch import Tensor, distributed, nn
 from torch.distributed.fsdp import fully_shard
 
+from support.marks import codegen
+from support.oracle import squared
+from support.works import works
 from tract_fx import TractWarning, UnsupportedLayerError, tract_backend
 
 X = torch.randn(9, 6)

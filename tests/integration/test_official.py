@@ -4,12 +4,12 @@ import copy
 
 import pytest
 import torch
-from support.oracle import error, squared
-from support.training import gradients
-from support.works import works
 from torch import nn
 from torch_tract import TrAct
 
+from support.oracle import error, squared
+from support.training import gradients
+from support.works import works
 from tract_fx import tract_backend
 
 # It drops dilation, groups and padding_mode, and its dual form loses digits: not here.

@@ -4,12 +4,12 @@ import copy
 
 import pytest
 import torch
+from torch import nn
+
 from support.marks import INNERS, codegen
 from support.oracle import error, squared, tract_gradients
 from support.training import gradients
 from support.works import works
-from torch import nn
-
 from tract_fx import tract_backend
 
 LAM = 0.1

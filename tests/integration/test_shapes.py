@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from support.marks import INNERS
 from support.oracle import error, squared, tract_gradients
 from support.training import Counter, gradients
 from support.works import works
-from torch import Tensor, nn
-
 from tract_fx import tract_backend
 
 LAM = 0.1

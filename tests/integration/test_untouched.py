@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from torch import nn
+
 from support.marks import INNERS, vectorised
 from support.training import gradients
 from support.works import works
-from torch import nn
-
 from tract_fx import tract_backend
 
 pytestmark = vectorised

@@ -5,13 +5,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize
+
 from support.marks import codegen
 from support.oracle import error, layer_gradient, squared, tract_gradients
 from support.training import gradients
 from support.works import works
-from torch import Tensor, nn
-from torch.nn.utils import parametrizations, parametrize
-
 from tract_fx import tract_backend
 
 LAM = 0.1

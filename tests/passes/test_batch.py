@@ -4,15 +4,15 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import nn
+
 from support.graphs import joint_graph
 from support.marks import codegen
 from support.oracle import error, squared
 from support.training import gradients
-from torch import nn
+from tract_fx import reference, tract_backend
 from tract_fx.passes.batch import BatchDimension, batch_of
 from tract_fx.passes.first_layer import RejectionKind, find
-
-from tract_fx import reference, tract_backend
 
 LAM = 0.1
 

@@ -1,9 +1,10 @@
 """What values are made of, and where data first meets a parameter."""
 
 import torch
-from support.graphs import joint_graph, joint_graphs
 from torch import nn
-from tract_fx.passes.dependence import Dependence, dependences, first_meeting
+
+from support.graphs import joint_graph, joint_graphs
+from tract_fx.passes.dependence import Dependence, dependences, first_parameter_use
 from tract_fx.passes.joint_graph import operator_of
 
 DATA, PARAMETER = Dependence(data=True), Dependence(trainable=True, parameters=frozenset("w"))
@@ -17,9 +18,9 @@ def test_names_of_parameters_are_kept_as_long_as_nothing_else_is_mixed_in() -> N
     for mixed in (PARAMETER | DATA, PARAMETER | ACTIVATION):
         assert mixed.parameters == frozenset()
         assert not mixed.is_weight
-        assert not mixed.is_raw
-    assert (DATA | Dependence()).is_raw
-    assert not ACTIVATION.is_raw
+        assert not mixed.is_parameter_free
+    assert (DATA | Dependence()).is_parameter_free
+    assert not ACTIVATION.is_parameter_free
 
 
 def test_sizes_carry_no_dependence() -> None:
@@ -42,7 +43,7 @@ def test_sizes_carry_no_dependence() -> None:
 def test_where_data_first_meets_a_parameter() -> None:
     model = nn.Sequential(nn.Tanh(), nn.BatchNorm1d(6), nn.Linear(6, 3))
     joint = joint_graph(model, torch.randn(5, 6))
-    meeting = first_meeting(joint, dependences(joint))
+    meeting = first_parameter_use(joint, dependences(joint))
     assert meeting.parameters == ("1.weight",)
 
 
@@ -55,4 +56,4 @@ def test_labels_that_meet_an_activation_are_no_meeting() -> None:
         return nn.functional.cross_entropy(head(hidden), labels)
 
     _, second = joint_graphs(step, torch.randn(5, 6), torch.randint(0, 3, (5,)))
-    assert first_meeting(second, dependences(second)) is None
+    assert first_parameter_use(second, dependences(second)) is None

@@ -5,9 +5,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import nn
+
 from support.graphs import joint_graph
 from support.works import works
-from torch import nn
 from tract_fx.passes.first_layer import Findings, Form, RejectionKind, find, is_named
 from tract_fx.passes.rewrite import apply
 

@@ -1,8 +1,9 @@
 """The typed view of a joint graph."""
 
 import torch
-from support.graphs import joint_graph
 from torch import nn
+
+from support.graphs import joint_graph
 from tract_fx.passes.joint_graph import Role, is_backward, operator_of
 
 

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from support.graphs import joint_graph
 from torch import nn
+
+from support.graphs import joint_graph
 from tract_fx.passes.joint_graph import operator_of
 from tract_fx.passes.naming import Naming, root_variable
 

@@ -1,17 +1,17 @@
 """The observing pass shows the operands of what the rewriting pass would rewrite, and changes no value."""
 
 import torch
+from torch import Tensor, nn
+
 from support.graphs import joint_graph
 from support.oracle import squared
 from support.training import gradients
-from torch import Tensor, nn
+from tract_fx import compat
+from tract_fx.compile.inputs import classify
+from tract_fx.compile.model_frame import current_frame
 from tract_fx.passes.first_layer import find
 from tract_fx.passes.observing_pass import ObservingPass
-
-from tract_fx import compat
-from tract_fx.frames import current_frame
-from tract_fx.inputs import classify
-from tract_fx.probing.observe import observe, register
+from tract_fx.probing.operator import observe, register
 
 
 class Recorder:

@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from support.graphs import joint_graph
-from support.works import works
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from torch.testing._internal.two_tensor import TwoTensor
+
+from support.graphs import joint_graph
+from support.works import works
 from tract_fx.passes.calls import Call, Kind
 from tract_fx.passes.first_layer import RejectionKind, find
 from tract_fx.passes.joint_graph import JointGraph

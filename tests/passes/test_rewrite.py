@@ -4,16 +4,16 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import nn
+
 from support.graphs import joint_graph
 from support.oracle import error, squared, tract_gradients
 from support.product import Product
 from support.training import gradients
-from torch import nn
+from tract_fx import reference, tract_backend
 from tract_fx.passes.first_layer import find
 from tract_fx.passes.joint_graph import is_backward
 from tract_fx.passes.rewrite import apply
-
-from tract_fx import reference, tract_backend
 
 LAM = 0.1
 

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from support.graphs import joint_graph
 from torch import nn
 from torch._inductor.custom_graph_pass import CustomGraphPass
+
+from support.graphs import joint_graph
 from tract_fx.passes.first_layer import Findings
 from tract_fx.passes.tract_pass import TractPass
 

@@ -4,8 +4,9 @@ import operator
 
 import pytest
 import torch
-from support.graphs import joint_graph
 from torch import nn
+
+from support.graphs import joint_graph
 from tract_fx.passes.calls import Call, calls
 from tract_fx.passes.dependence import dependences
 from tract_fx.passes.first_layer import RejectionKind, find

@@ -14,9 +14,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from tract_fx.ops.gpu.configs import TileConfig, candidates
+from tract_fx.ops.gpu.launch import LaunchPlan, plan, reduction_blocks
 from tract_fx.ops.patches import LINEAR, PatchGeometry
-from tract_fx.ops.triton_configs import TileConfig, candidates
-from tract_fx.ops.triton_launch import LaunchPlan, plan, reduction_blocks
 
 # Bytes of shared memory that one program may have, by compute capability: CUDA's programming guide.
 SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024}
@@ -91,7 +91,7 @@ def combinations(capability: int, dtype: torch.dtype, name: str) -> Iterator[tup
 
 def compile_gram(launch: LaunchPlan, dtype: torch.dtype, config: TileConfig, capability: int) -> Compiled:
     """The kernel that sums tiles, specialised as Triton's launcher does: see :func:`specialised`."""
-    from tract_fx.ops.triton_gram import partial_gram
+    from tract_fx.ops.gpu.kernels import partial_gram
 
     constants = {**launch.constants, "BLOCK": config.block, "TILES": config.tiles}
     pointers = {"input": NAMES[dtype], "workspace": "fp64"}
@@ -101,7 +101,7 @@ def compile_gram(launch: LaunchPlan, dtype: torch.dtype, config: TileConfig, cap
 
 def compile_reduction(launch: LaunchPlan, capability: int) -> Compiled:
     """The kernel that adds splits."""
-    from tract_fx.ops.triton_gram import reduce_splits
+    from tract_fx.ops.gpu.kernels import reduce_splits
 
     at_once, block = reduction_blocks(launch.splits)
     entries = launch.groups * launch.features**2

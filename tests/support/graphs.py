@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 from torch.fx import Graph
-from tract_fx.passes.joint_graph import JointGraph
 
 from tract_fx import compat
-from tract_fx.frames import current_frame
-from tract_fx.inputs import classify
+from tract_fx.compile.inputs import classify
+from tract_fx.compile.model_frame import current_frame
+from tract_fx.passes.joint_graph import JointGraph
 
 
 def joint_graphs(

@@ -7,14 +7,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from support.marks import INNERS, codegen
-from support.oracle import error, squared, tract_gradients
-from support.training import gradients
-from support.works import works
 from torch import nn
 from torch._inductor import config as inductor_config
 from torch._inductor.custom_graph_pass import CustomGraphPass
 
+from support.marks import INNERS, codegen
+from support.oracle import error, squared, tract_gradients
+from support.training import gradients
+from support.works import works
 from tract_fx import LayerMatch, TractWarning, UnsupportedLayerError, tract_backend
 from tract_fx.backend import tract
 

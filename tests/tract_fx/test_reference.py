@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from support.oracle import error
 from torch import Tensor, nn
 
+from support.oracle import error
 from tract_fx import reference
 
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from support.marks import INNERS
 from support.oracle import error, squared, tract_gradients
 from support.training import Counter
 from support.works import works
-from torch import Tensor, nn
-
 from tract_fx import CosineLam, LamScheduler, OptionError, TrAct, tract_backend
 
 STEPS = 4

@@ -2,9 +2,9 @@
 
 import pytest
 
-from .alike import different_cases
 from .capture import capture
 from .case import Case
+from .representatives import different_cases
 from .verdict import judge
 
 

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import timm
 import torch
-from support.marks import codegen
-from support.oracle import error, squared
 from timm.models import crossvit
 from torch import Tensor, nn
 from torchvision.models.video import resnet
 
 import tract_fx
+from support.marks import codegen
+from support.oracle import error, squared
 
 from .case import Case, image
 from .gradients import expected_gradients, in_double

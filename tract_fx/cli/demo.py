@@ -38,9 +38,9 @@ def run(args: argparse.Namespace) -> int:
     require("demo", "matplotlib", "numpy", "PIL", *(() if args.data else ("sklearn",)))
     from rich.console import Console
 
-    from tract_fx.demo.errors import DemoError
-    from tract_fx.demo.session import run_demo
-    from tract_fx.demo.settings import DemoSettings
+    from tract_fx.tools.demo.session import run_demo
+    from tract_fx.tools.demo.settings import DemoSettings
+    from tract_fx.tools.errors import ToolError
 
     settings = DemoSettings(
         data=args.data,
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     )
     try:
         paths = run_demo(settings, Console())
-    except DemoError as error:
+    except ToolError as error:
         raise UsageError(f"demo: {error}") from error
     for path in paths:
         print(path)

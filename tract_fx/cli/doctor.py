@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     with Console(stderr=True).status("Compiling a network of two layers ..."):
-        from tract_fx.doctor.checkup import checkup
+        from tract_fx.tools.doctor.checkup import checkup
 
         found = checkup()
     if args.json:

@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
 def _explain(args: argparse.Namespace) -> Any:
     """On `meta` where that will do; else with values, for a model whose code looks at them."""
     from tract_fx.errors import CaptureError
-    from tract_fx.models.loading import load_model
+    from tract_fx.tools.models.loading import load_model
 
     model = load_model(args.model)
     try:

@@ -42,10 +42,9 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     import tract_fx
-    from tract_fx.demo.errors import DemoError
     from tract_fx.errors import TractError
-    from tract_fx.models.images import image_batches
-    from tract_fx.models.loading import load_model
+    from tract_fx.tools.images.loader import image_batches
+    from tract_fx.tools.models.loading import load_model
 
     if args.out is not None and args.out.exists() and not args.out.is_dir():
         raise UsageError(f"probe: --out {args.out} is no folder")
@@ -62,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
             seed=args.seed,
         )
         found = tract_fx.probe(loaded.model, batches, args.lam, batches=args.batches)
-    except (TractError, DemoError) as error:
+    except TractError as error:
         raise UsageError(f"probe: {error}") from error
     Console().print(found)
     if args.out is not None:

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from tract_fx.distributed.agreement import Group
+from tract_fx.distributed.covariance import shared_gradient, start_covariance
 from tract_fx.ops.operands import Operands, convolution_operands, laid_out_as
 from tract_fx.ops.patches import PatchGeometry
-from tract_fx.ops.shared import shared_gradient, start_covariance
-from tract_fx.ranks import Group
 
 __all__ = ["FirstLayer", "Sharing"]
 

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from tract_fx.compat import is_distributed_tensor
 from tract_fx.eager.function import FirstLayer
-from tract_fx.eager.processes import sharing_of
+from tract_fx.eager.sharing import sharing_of
 from tract_fx.errors import UnsupportedLayerError
 
 __all__ = ["Interception"]

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from tract_fx.compat import real_scalar
+from tract_fx.distributed.groups import check_process_group
 from tract_fx.eager.interception import Interception
 from tract_fx.errors import OptionError, UnknownLayerError, UnsupportedLayerError
-from tract_fx.groups import check_process_group
 from tract_fx.options import DEFAULT_LAM, check_lam, closest
 
 __all__ = ["TrAct", "TrActLayer", "apply_tract"]

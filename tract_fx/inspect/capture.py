@@ -17,17 +17,17 @@ from torch.fx import GraphModule
 
 from tract_fx import compat
 from tract_fx.backend import TractBackend
-from tract_fx.captured import Captured
-from tract_fx.compilers import Compiled
+from tract_fx.compile.captured import Captured
+from tract_fx.compile.compilers import Compiled
+from tract_fx.compile.model_frame import ModelFrame
+from tract_fx.compile.reporting import FindingsRecorder
+from tract_fx.distributed.agreement import Group
 from tract_fx.errors import CaptureError, TractError
-from tract_fx.findings import FindingsRecorder
-from tract_fx.frames import ModelFrame
-from tract_fx.inspect.fakes import fake_arguments, fake_model, has_values
+from tract_fx.inspect.fake_model import fake_arguments, fake_model, has_values
 from tract_fx.options import TractOptions
 from tract_fx.passes.first_layer import Findings, Match
 from tract_fx.passes.naming import Naming
 from tract_fx.passes.tract_pass import TractPass
-from tract_fx.ranks import Group
 from tract_fx.records import GraphRecord
 
 __all__ = ["Capture", "CapturedGraph", "capture"]
@@ -200,7 +200,7 @@ def _tracing() -> Iterator[None]:
     try:
         with (
             torch.enable_grad(),
-            compat.no_trace_in_dynamo(),
+            compat.isolated_dynamo_state(),
             torch.random.fork_rng(devices=()),
             _quiet("torch._subclasses.fake_tensor"),
             _quiet("torch._dynamo.variables.tensor"),

@@ -13,10 +13,10 @@ from torch.fx import GraphModule
 
 from tract_fx.environment import environment
 from tract_fx.inspect.capture import Capture, CapturedGraph, capture
-from tract_fx.inspect.cost import LayerCost, layer_cost
-from tract_fx.inspect.flops import step_flops
+from tract_fx.inspect.cost.flops import step_flops
+from tract_fx.inspect.cost.layer_cost import LayerCost, layer_cost
+from tract_fx.inspect.formatting import describe_layer, human, outcome, refusal, summarize
 from tract_fx.inspect.nodes import LayerNodes
-from tract_fx.inspect.words import describe_layer, human, in_short, outcome, refusal
 from tract_fx.options import DEFAULT_LAM, TractOptions
 from tract_fx.passes.first_layer import Match, RejectionKind
 from tract_fx.passes.naming import Naming
@@ -24,7 +24,7 @@ from tract_fx.records import LayerMatch, LayerRejection
 
 __all__ = ["ExplainedGraph", "ExplainedLayer", "Explanation", "explain"]
 
-LOUD = (RejectionKind.UNSUPPORTED.value, RejectionKind.NO_FIRST_LAYER.value)
+PROBLEMS = (RejectionKind.UNSUPPORTED.value, RejectionKind.NO_FIRST_LAYER.value)
 
 
 def explain(
@@ -179,9 +179,9 @@ class Explanation:
         return tuple(rejection for graph in self.graphs for rejection in graph.rejections)
 
     @property
-    def loud(self) -> tuple[LayerRejection, ...]:
+    def problems(self) -> tuple[LayerRejection, ...]:
         """The rejections that a compile is not silent about: an error or a warning."""
-        return tuple(rejection for rejection in self.rejections if rejection.kind in LOUD)
+        return tuple(rejection for rejection in self.rejections if rejection.kind in PROBLEMS)
 
     @property
     def graph_before(self) -> GraphModule:
@@ -196,12 +196,12 @@ class Explanation:
     @property
     def is_fine(self) -> bool:
         """Whether something is rewritten, and nothing that should be is not."""
-        return bool(self.layers) and not self.loud
+        return bool(self.layers) and not self.problems
 
     @property
     def headlines(self) -> tuple[str, ...]:
         """The answer: a line for each layer that is rewritten, or should be and is not."""
-        lines = [*map(str, self.layers), *map(refusal, self.loud)]
+        lines = [*map(str, self.layers), *map(refusal, self.problems)]
         if lines:
             return tuple(lines)
         if not self.graphs:
@@ -232,24 +232,24 @@ class Explanation:
         Returns:
             ``path``.
         """
-        from tract_fx.inspect.page import render_html
+        from tract_fx.inspect.views.page import render_html
 
         path = Path(path)
         path.write_text(render_html(self), encoding="utf-8")
         return path
 
     def __str__(self) -> str:
-        from tract_fx.inspect.text import as_text
+        from tract_fx.inspect.views.text import as_text
 
         return as_text(self)
 
     def __rich_console__(self, console: Any, options: Any) -> Any:
-        from tract_fx.inspect.text import report
+        from tract_fx.inspect.views.text import report
 
         yield from report(self)
 
     def _repr_html_(self) -> str:
-        from tract_fx.inspect.page import render_frame
+        from tract_fx.inspect.views.page import render_frame
 
         return render_frame(self)
 
@@ -273,7 +273,7 @@ def _notes(captured: Capture) -> tuple[str, ...]:
         )
     if not captured.graphs:
         notes.append("Dynamo skips the frames of this model, so that no backend sees it and its layers train plain.")
-    notes.extend(f"Dynamo does not trace all of it: {in_short(reason)}" for reason in captured.untraced)
+    notes.extend(f"Dynamo does not trace all of it: {summarize(reason)}" for reason in captured.untraced)
     return tuple(dict.fromkeys(notes))
 
 

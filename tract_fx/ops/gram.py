@@ -4,9 +4,9 @@ Float64 is not a luxury. Of raw 0..255 pixels the Gram matrix has a condition nu
 added, and in float32 it is not even positive semi-definite. Products of two float32 numbers are exact in float64 and
 squares of 1e30 do not overflow, so that one code path is right for every scale of inputs.
 
-Three ways lead to the same sums on a CPU: the *plain* one writes blocks of the matrix ``X`` and multiplies them. Where
-patches overlap, those of :mod:`tract_fx.ops.toeplitz` and :mod:`tract_fx.ops.spectral` never write ``X`` and need fewer
-products. On a GPU there are the kernels of :mod:`tract_fx.ops.triton_gram`, and the plain way where they cannot run.
+Three algorithms give the same sums on a CPU: the *plain* one writes blocks of the matrix ``X`` and multiplies them. Where
+patches overlap, those of :mod:`tract_fx.ops.cpu.toeplitz` and :mod:`tract_fx.ops.cpu.spectral` never write ``X`` and need
+fewer products. On a GPU there are the kernels of :mod:`tract_fx.ops.gpu.kernels`, and the plain way where they cannot run.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import math
 import torch
 from torch import Tensor
 
-from tract_fx.ops.blocks import PartialSums, Scratch, boxes, mirror_upper_, row_steps, rows_at_once
-from tract_fx.ops.cost import cheapest_way
+from tract_fx.ops.cpu.blocks import PartialSums, Scratch, boxes, mirror_upper_, row_steps, rows_at_once
+from tract_fx.ops.cpu.selection import select_algorithm
+from tract_fx.ops.cpu.spectral import spectral_sums
+from tract_fx.ops.cpu.toeplitz import add_images, assemble, axes_of, new_sums
+from tract_fx.ops.gpu.launch import is_triton_usable, triton_gram
+from tract_fx.ops.gpu.verification import are_kernels_right
 from tract_fx.ops.patches import PatchGeometry, pad, patch_view
-from tract_fx.ops.self_check import are_kernels_right
-from tract_fx.ops.spectral import spectral_sums
-from tract_fx.ops.toeplitz import add_images, assemble, axes_of, new_sums
-from tract_fx.ops.triton_launch import is_triton_usable, triton_gram
 
 __all__ = ["gram", "patch_gram"]
 
@@ -62,7 +62,7 @@ def patch_gram(
     if input.numel() == 0:
         return result
     # Another GPU runs neither well as many small products as one large one.
-    way = cheapest_way(input.shape, geometry) if input.device.type == "cpu" else "plain"
+    way = select_algorithm(input.shape, geometry) if input.device.type == "cpu" else "plain"
     write = {"plain": _write_plain, "toeplitz": _write_toeplitz, "spectral": _write_spectral}[way]
     for matrix, channels in zip(result, input.unflatten(1, (groups, -1)).unbind(1), strict=True):
         write(matrix, channels, geometry)
@@ -121,7 +121,7 @@ def _columns(view: Tensor, split: int, scratch: Scratch) -> Tensor:
 
 
 def _write_toeplitz(matrix: Tensor, input: Tensor, geometry: PatchGeometry) -> None:
-    """``matrix = X^T X`` of one group, ``input`` being its channels, by :mod:`tract_fx.ops.toeplitz`."""
+    """``matrix = X^T X`` of one group, ``input`` being its channels, by :mod:`tract_fx.ops.cpu.toeplitz`."""
     axes = axes_of(geometry, input.shape[2:])
     sums = new_sums(input, axes)
     scratch = Scratch(), Scratch()
@@ -131,7 +131,7 @@ def _write_toeplitz(matrix: Tensor, input: Tensor, geometry: PatchGeometry) -> N
 
 
 def _write_spectral(matrix: Tensor, input: Tensor, geometry: PatchGeometry) -> None:
-    """``matrix = X^T X`` of one group, ``input`` being its channels, by :mod:`tract_fx.ops.spectral`."""
+    """``matrix = X^T X`` of one group, ``input`` being its channels, by :mod:`tract_fx.ops.cpu.spectral`."""
     axes = axes_of(geometry, input.shape[2:])
     matrix.copy_(assemble(spectral_sums(input, axes), axes, input.shape[1]))
 

@@ -53,7 +53,7 @@ class Pooled:
 
 
 class StreamingObserver:
-    """An :class:`~tract_fx.probing.observe.Observer` that sums up.
+    """An :class:`~tract_fx.probing.operator.Observer` that sums up.
 
     Args:
         geometry: how rows are taken from an input.

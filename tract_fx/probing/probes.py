@@ -262,17 +262,17 @@ class Probe:
         Raises:
             ProbeError: when matplotlib is not installed.
         """
-        from tract_fx.probing.figures import save_figures
+        from tract_fx.probing.views.figures import save_figures
 
         return save_figures(self, Path(folder))
 
     def __str__(self) -> str:
-        from tract_fx.probing.report import as_text
+        from tract_fx.probing.views.text import as_text
 
         return as_text(self)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        from tract_fx.probing.report import report
+        from tract_fx.probing.views.text import report
 
         yield from report(self)
 

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from tract_fx.errors import OptionError, ProbeError
 from tract_fx.options import DEFAULT_LAM, TractOptions, check_lam
+from tract_fx.probing.backend import ObservedLayer, ObservingBackend, isolated_compile
 from tract_fx.probing.batches import Batch
-from tract_fx.probing.capture import ObservedLayer, ObservingBackend, compiled_apart
 from tract_fx.probing.diagnosis import dead_channels, diagnose, duplicated_channels
+from tract_fx.probing.isolation import copied, preserve_rng_state
 from tract_fx.probing.losses import GIVEN, default_loss
 from tract_fx.probing.observer import LARGEST_POOLED, StreamingObserver
 from tract_fx.probing.probes import GridPoint, LayerProbe, Probe, ValueSummary, mean_of
 from tract_fx.probing.spectrum import condition, degrees_of_freedom, effective_rank
-from tract_fx.probing.untouched import copied, no_random_trace
 
 __all__ = ["DEFAULT_GRID", "probe"]
 
@@ -73,7 +73,7 @@ def probe(
     if isinstance(batches, bool) or not isinstance(batches, numbers.Integral) or batches < 1:
         raise OptionError(f"batches={batches!r} is not allowed: it must be a whole number from 1 up.")
     backend = ObservingBackend(options, lams)
-    with no_random_trace(loader), torch.inference_mode(False), torch.enable_grad():
+    with preserve_rng_state(loader), torch.inference_mode(False), torch.enable_grad():
         count, loss_words = _run(copied(model), loader, backend, int(batches), loss)
     if not count:
         raise ProbeError("The loader yields no batch.")
@@ -100,7 +100,7 @@ def _run(
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     words: dict[str, None] = {}
     count = 0
-    with compiled_apart(model, backend) as compiled:
+    with isolated_compile(model, backend) as compiled:
         for count, item in enumerate(itertools.islice(loader, batches), 1):  # noqa: B007 - how many there were
             batch = Batch.of(item, device)
             backend.expect(batch.samples)

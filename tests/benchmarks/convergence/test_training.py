@@ -14,7 +14,7 @@ from benchmarks.convergence.runs import Run
 from benchmarks.convergence.sizes import Size
 from benchmarks.convergence.training import Training
 from tract_fx import reference
-from tract_fx.demo.errors import DemoError
+from tract_fx.tools.errors import ImageError
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
     method: str, tiny: Size, images: Images, tmp_path: Path
 ) -> None:
     run = Run("resnet", "adam", 4, method, 0, augmentation="all")
-    Training(run, tiny, images).to_the_end(journal(tmp_path / "whole.jsonl"), quiet)
+    Training(run, tiny, images).train(journal(tmp_path / "whole.jsonl"), quiet)
     whole = read(tmp_path / "whole.jsonl")
 
     def stop_after_two(line: str) -> None:
@@ -47,9 +47,9 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
             raise StoppedError
 
     with pytest.raises(StoppedError):
-        Training(run, tiny, images).to_the_end(journal(tmp_path / "parts.jsonl"), stop_after_two)
+        Training(run, tiny, images).train(journal(tmp_path / "parts.jsonl"), stop_after_two)
     assert not journal(tmp_path / "parts.jsonl").finished
-    Training(run, tiny, images).to_the_end(journal(tmp_path / "parts.jsonl"), quiet)
+    Training(run, tiny, images).train(journal(tmp_path / "parts.jsonl"), quiet)
     parts = read(tmp_path / "parts.jsonl")
     assert [line.get("loss") for line in parts] == [line.get("loss") for line in whole]
     assert [line.get("accuracy") for line in parts] == [line.get("accuracy") for line in whole]
@@ -64,9 +64,9 @@ def test_an_epoch_whose_checkpoint_was_not_written_is_run_again(tiny: Size, imag
         raise StoppedError
 
     with pytest.raises(StoppedError):
-        Training(run, tiny, images).to_the_end(journal(path), stop)
+        Training(run, tiny, images).train(journal(path), stop)
     (tmp_path / "run.checkpoint").unlink()
-    Training(run, tiny, images).to_the_end(journal(path), quiet)
+    Training(run, tiny, images).train(journal(path), quiet)
     assert [line["epoch"] for line in read(path)[1:-1]] == [1, 2]
 
 
@@ -209,5 +209,5 @@ def test_accuracy_by_contrast_is_that_of_the_images_of_each_contrast(tiny: Size,
 
 
 def test_fewer_images_than_a_batch_is_an_error(tiny: Size, images: Images) -> None:
-    with pytest.raises(DemoError, match="24 training images, fewer than the 128 of a batch"):
+    with pytest.raises(ImageError, match="24 training images, fewer than the 128 of a batch"):
         Training(Run("resnet", "sgd", 1, "plain", 0), dataclasses.replace(tiny, batch=128), images)

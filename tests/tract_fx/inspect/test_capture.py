@@ -5,11 +5,11 @@ import warnings
 
 import pytest
 import torch
-from support.works import works
 from torch import nn
 from torch._dynamo.utils import counters
 
 import tract_fx
+from support.works import works
 
 pytestmark = works("explain")
 

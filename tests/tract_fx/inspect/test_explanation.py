@@ -2,10 +2,10 @@ import json
 
 import pytest
 import torch
-from support.works import works
 from torch import nn
 
 import tract_fx
+from support.works import works
 from tract_fx.inspect.explanation import explain
 
 pytestmark = works("explain")

@@ -11,13 +11,13 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from support.patch_shapes import Layer, layers, sliced_patches
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tract_fx.ops import blocks, spectral
+from support.patch_shapes import Layer, layers, sliced_patches
 from tract_fx.ops import gram as module
-from tract_fx.ops.cost import Way, cheapest_way, is_spectral_possible, is_toeplitz_possible
+from tract_fx.ops.cpu import blocks, spectral
+from tract_fx.ops.cpu.selection import Way, is_spectral_possible, is_toeplitz_possible, select_algorithm
 from tract_fx.ops.gram import gram, patch_gram
 from tract_fx.ops.patches import LINEAR, PatchGeometry, unfold_patches
 
@@ -35,7 +35,7 @@ def computed(way: str, block: int | None = None) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         if way != "chosen":
             choice = lambda shape, geometry: way if POSSIBLE[way](shape, geometry) else "plain"  # noqa: E731
-            stack.enter_context(mock.patch.object(module, "cheapest_way", choice))
+            stack.enter_context(mock.patch.object(module, "select_algorithm", choice))
         if block is not None:
             stack.enter_context(mock.patch.object(module, "PADDED_ELEMENTS", block))
             stack.enter_context(mock.patch.object(spectral, "BAND_ELEMENTS", block))
@@ -304,7 +304,7 @@ def test_patches_of_rows_and_rows_of_patches_agree() -> None:
     ],
 )
 def test_the_cheapest_way_is_chosen(shape: tuple[int, ...], geometry: PatchGeometry, way: Way) -> None:
-    assert cheapest_way(shape, geometry) == way
+    assert select_algorithm(shape, geometry) == way
 
 
 @pytest.mark.parametrize(
@@ -320,4 +320,4 @@ def test_the_cheapest_way_is_chosen(shape: tuple[int, ...], geometry: PatchGeome
 def test_where_displacements_do_not_help_patches_are_written(shape: tuple[int, ...], geometry: PatchGeometry) -> None:
     assert not is_toeplitz_possible(shape, geometry)
     assert not is_spectral_possible(shape, geometry)
-    assert cheapest_way(shape, geometry) == "plain"
+    assert select_algorithm(shape, geometry) == "plain"

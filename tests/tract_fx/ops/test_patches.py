@@ -4,9 +4,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.patch_shapes import Layer, layers, sliced_patches
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from support.patch_shapes import Layer, layers, sliced_patches
 from tract_fx.ops.patches import LINEAR, PatchGeometry, unfold_patches
 
 CONVOLUTION = {

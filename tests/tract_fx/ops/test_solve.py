@@ -7,10 +7,10 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from support.oracle import error
-from support.patch_shapes import Layer, layers, sliced_patches
 from torch import Tensor
 
+from support.oracle import error
+from support.patch_shapes import Layer, layers, sliced_patches
 from tract_fx.ops.patches import LINEAR, PatchGeometry
 from tract_fx.ops.solve import dual_gradient, primal_gradient, regularise
 

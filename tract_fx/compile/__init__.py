@@ -1,0 +1,1 @@
+"""What stands between ``torch.compile`` and the passes: one captured graph, compiled and reported."""

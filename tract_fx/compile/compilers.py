@@ -1,0 +1,73 @@
+"""The two ways to compile a captured graph with the pass: Inductor, or no code generation at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from tract_fx import compat
+from tract_fx.compile.cache import RecordStore, fingerprint
+from tract_fx.compile.captured import Captured
+from tract_fx.compile.logs import showing
+from tract_fx.compile.reporting import FindingsRecorder
+from tract_fx.passes.tract_pass import TractPass
+from tract_fx.records import GraphRecord
+
+__all__ = ["Compiled", "compile_eagerly", "compile_with_inductor"]
+
+JOINT_PASS = "joint_custom_pre_pass"
+
+
+class Compiled(NamedTuple):
+    """A compiled graph, its findings, and whether the pass ran: on a cache hit it did not."""
+
+    call: Callable[..., Any]
+    record: GraphRecord
+    traced: bool
+
+
+def compile_eagerly(captured: Captured, lam: str | float) -> Compiled:
+    """Run the joint graph as it is, after the pass."""
+    findings = FindingsRecorder(captured.settings)
+    tract_pass = TractPass(
+        captured.inputs,
+        captured.settings.layers,
+        lam,
+        (),
+        findings,
+        naming=captured.naming,
+        watch=showing,
+        sharing=captured.sharing,
+    )
+    call = compat.aot_eager(captured.gm, captured.example_inputs, tract_pass)
+    return Compiled(call, findings.record, traced=True)
+
+
+def compile_with_inductor(captured: Captured, lam: str | float) -> Compiled:
+    """Compile with Inductor, its caches on; on a hit the record comes from the store."""
+    patches = captured.settings.inductor_patches()
+    store = RecordStore(fingerprint(captured, lam))
+    findings = FindingsRecorder(captured.settings)
+    patches[JOINT_PASS] = TractPass(
+        captured.inputs,
+        captured.settings.layers,
+        lam,
+        identity=("tract_fx", store.token),
+        on_findings=findings,
+        decompositions=compat.inductor_decompositions,
+        before=_as_sequence(patches.get(JOINT_PASS, compat.current_joint_pass())),
+        naming=captured.naming,
+        sharing=captured.sharing,
+        watch=showing,
+    )
+    call = compat.compile_fx(captured.gm, captured.example_inputs, patches)
+    if findings.called:
+        store.save(findings.record)
+        return Compiled(call, findings.record, traced=True)
+    return Compiled(call, store.record or GraphRecord(), traced=False)
+
+
+def _as_sequence(passes: Any) -> tuple[Any, ...]:
+    if passes is None:
+        return ()
+    return tuple(passes) if isinstance(passes, (list, tuple)) else (passes,)

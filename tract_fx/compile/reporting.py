@@ -1,0 +1,94 @@
+"""From what the pass has found to what the user is told."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+from tract_fx.compile.logs import log_findings
+from tract_fx.compile.model_frame import ModelFrame
+from tract_fx.errors import TractWarning, UnknownLayerError, UnsupportedLayerError
+from tract_fx.options import TractOptions, closest
+from tract_fx.passes.first_layer import Findings, Match, Rejection, RejectionKind, is_named
+from tract_fx.passes.joint_graph import GraphInput
+from tract_fx.records import GraphRecord, LayerMatch, LayerRejection
+
+__all__ = ["FindingsRecorder", "check_names", "report_findings"]
+
+INFORMATION = (RejectionKind.CONSTANT_INPUT.value, RejectionKind.NO_GRADIENT.value)
+
+
+class FindingsRecorder:
+    """Turns the findings of the pass into a record; raises where a layer cannot be rewritten and the user wants to know."""
+
+    def __init__(self, settings: TractOptions) -> None:
+        self.settings = settings
+        self.called = False
+        self.record = GraphRecord()
+
+    def __call__(self, findings: Findings) -> None:
+        """Take the findings of one graph, before it is changed."""
+        self.called = True
+        self.record = GraphRecord(
+            tuple(map(_describe_match, findings.matches)),
+            tuple(map(_describe_rejection, findings.rejections)),
+            findings.has_gradients,
+        )
+        unsupported = [item for item in self.record.rejections if item.kind == RejectionKind.UNSUPPORTED.value]
+        if unsupported and self.settings.on_unsupported == "error":
+            log_findings(self.record, traced=True)
+            raise UnsupportedLayerError("\n".join(f"TrAct cannot be applied to {item}" for item in unsupported))
+
+
+def _describe_match(match: Match) -> LayerMatch:
+    return LayerMatch(
+        weight=", ".join(match.weights),
+        layer=match.layer,
+        op=match.call.operator,
+        rows=match.rows if isinstance(match.rows, int) else str(match.rows),
+        features=int(match.features),
+        groups=int(match.groups),
+        form=match.form.value,
+    )
+
+
+def _describe_rejection(rejection: Rejection) -> LayerRejection:
+    return LayerRejection(
+        weight=", ".join(rejection.weights),
+        layer=rejection.layer,
+        op=rejection.op,
+        kind=rejection.kind.value,
+        reason=rejection.reason,
+        advice=rejection.advice,
+    )
+
+
+def report_findings(record: GraphRecord, settings: TractOptions, *, traced: bool) -> None:
+    """Log and warn from the record, so that a cache hit says the same as the compile that filled the cache.
+
+    Args:
+        record: the findings of a graph.
+        settings: whether the user wants to be warned.
+        traced: whether the pass ran; False on a cache hit.
+    """
+    log_findings(record, traced=traced)
+    if settings.on_unsupported == "ignore":
+        return
+    for rejection in record.rejections:
+        if rejection.kind not in INFORMATION:
+            warnings.warn(f"TrAct is not applied: {rejection}", TractWarning, stacklevel=2)
+
+
+def check_names(layers: str | tuple[str, ...], frame: ModelFrame, inputs: Sequence[GraphInput]) -> None:
+    """Refuse names that the model does not have; where no model is known, warn about names this graph does not have."""
+    if layers == "first":
+        return
+    used = {item.name for item in inputs}
+    known = (frame.names or frozenset()) | used | {name.rpartition(".")[0] for name in used}
+    for name in layers:
+        if any(is_named(name, item, ()) for item in known):
+            continue
+        problem = f"layers has {name!r}, but the compiled {{}} has no module and no parameter of that name"
+        if frame.names is not None:
+            raise UnknownLayerError(problem.format("model") + closest(name, known))
+        warnings.warn(problem.format("graph") + closest(name, known), TractWarning, stacklevel=2)

@@ -1,0 +1,145 @@
+"""Notices models that were given to ``torch.compile`` and train outside of any compiled graph.
+
+Dynamo may skip the frame that holds the first layer, and then no backend is called and nothing of this package runs: a bare
+``nn.Sequential`` in ``DistributedDataParallel``, an ``nn.LSTM``, a convolution that FSDP2 shards on its own, a function
+under ``torch.compiler.disable``. What runs all the same is the optimiser. Before its first step the parameters that have
+a gradient are compared with those that came into a compiled graph; right after it where a closure, as Lightning gives,
+computes the gradients inside of the step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+import warnings
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+from tract_fx.errors import TractWarning
+from tract_fx.passes.naming import without_wrappers
+
+__all__ = ["expect", "is_registered", "saw_graph"]
+
+log = logging.getLogger(__name__)
+
+NAMES_SHOWN = 4
+
+_Structure = tuple[tuple[str, type], ...]
+
+
+@dataclasses.dataclass
+class _CompileStatus:
+    """What has been compiled of a model so far, by whom, and whether the next step of an optimiser has to look at it."""
+
+    owner: Callable[[], object | None] = lambda: None
+    suppress_warnings: bool = False
+    due: bool = True
+    matched: bool = False
+    parameters: set[str] = dataclasses.field(default_factory=set)
+
+
+# The optimiser knows nothing of backends, and the string backend is made anew for every graph: what they share is here.
+_models: weakref.WeakKeyDictionary[torch.nn.Module, _CompileStatus] = weakref.WeakKeyDictionary()
+# A second model with the structure of a first one runs the code that was compiled for that, and no backend is called.
+_structures: weakref.WeakKeyDictionary[object, dict[_Structure, _CompileStatus]] = weakref.WeakKeyDictionary()
+
+
+def expect(model: torch.nn.Module, owner: object, *, suppress_warnings: bool = False) -> None:
+    """``model`` was given to ``torch.compile``.
+
+    Args:
+        model: it is held weakly.
+        owner: the backend, held weakly; models of one owner share what is compiled.
+        suppress_warnings: the user does not want to be warned.
+    """
+    _install()
+    _models[model] = _CompileStatus(weakref.ref(owner), suppress_warnings)
+
+
+def is_registered(value: object) -> bool:
+    """Whether ``value`` is a model that was given to ``torch.compile`` with this backend."""
+    return isinstance(value, torch.nn.Module) and value in _models
+
+
+def saw_graph(
+    model: torch.nn.Module | None, owner: object, parameters: Iterable[str], *, matched: bool, suppress_warnings: bool
+) -> None:
+    """A graph of ``model`` with gradients was compiled.
+
+    Args:
+        model: None when the graph is not one of a module.
+        owner: as in :func:`expect`.
+        parameters: names of those that are inputs of the graph.
+        matched: whether a layer of the graph is rewritten.
+        suppress_warnings: as in :func:`expect`.
+    """
+    if model is None:
+        return
+    _install()
+    seen = _models.setdefault(model, _CompileStatus(weakref.ref(owner)))
+    seen.suppress_warnings, seen.due = suppress_warnings, True
+    names = set(parameters)
+    for each in (seen, _structures.setdefault(owner, {}).setdefault(_structure(model), _CompileStatus())):
+        each.matched |= matched
+        each.parameters |= names
+
+
+def _structure(model: torch.nn.Module) -> _Structure:
+    """What decides whether one model can run the code compiled for another one."""
+    return tuple((name, type(module)) for name, module in model.named_modules())
+
+
+@functools.cache
+def _install() -> None:
+    register_optimizer_step_pre_hook(_at_step)
+    register_optimizer_step_post_hook(_at_step)
+
+
+def _at_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    if torch.compiler.is_compiling():
+        return
+    due = [(model, seen) for model, seen in list(_models.items()) if seen.due]
+    if not due:
+        return
+    stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    for model, seen in due:
+        trained = [(name, item) for name, item in _parameters(model) if item.grad is not None and id(item) in stepped]
+        if trained:
+            seen.due = False
+            _check(model, seen, trained)
+
+
+def _check(model: torch.nn.Module, seen: _CompileStatus, trained: list[tuple[str, torch.Tensor]]) -> None:
+    owner = seen.owner()
+    alike = (
+        _structures.get(owner, {}).get(_structure(model), _CompileStatus()) if owner is not None else _CompileStatus()
+    )
+    names, matched = seen.parameters | alike.parameters, seen.matched or alike.matched
+    compiled = {id(item) for name, item in _parameters(model) if name in names}
+    outside = [name for name, item in trained if id(item) not in compiled]
+    if not outside:
+        return
+    more = len(outside) - NAMES_SHOWN
+    shown = ", ".join(outside[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    if matched or seen.suppress_warnings:
+        log.info("parameters that train outside of the compiled graphs of %s: %s", type(model).__name__, shown)
+        return
+    none = "No graph" if not names else "No graph with a first layer"
+    warnings.warn(
+        f"TrAct is not applied: {none} of {type(model).__name__} was compiled, and {shown} trained outside of any. "
+        "Dynamo has skipped the code that holds the first layer (torch.nn's own frames, torch.compiler.disable, "
+        'suppressed errors); TORCH_LOGS="graph_breaks" tells why. Compile the module inside of wrappers, or call the '
+        "layer from a forward() of your own.",
+        TractWarning,
+        stacklevel=4,
+    )
+
+
+def _parameters(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        yield without_wrappers(name), parameter

@@ -1,0 +1,1 @@
+"""Covariances shared by several processes."""

@@ -1,0 +1,190 @@
+"""The closed form with a covariance of all rows of all processes: ``G (C + lam I)^-1`` is linear in ``G``.
+
+So the mean over processes of the new gradients, which the engine takes, is the new gradient of the mean, provided that all
+of them use the same ``C``: the sum of their Gram matrices divided by the sum of their rows.
+
+In two parts, since the matrix depends on data alone: :func:`start_covariance` stands where the backward pass begins, and
+:func:`shared_gradient` where it has come to the weight's gradient. What is between them hides the communication.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+
+import torch
+from torch import Tensor
+
+from tract_fx.distributed import agreement
+from tract_fx.errors import DisagreementError
+from tract_fx.ops.gram import gram
+from tract_fx.ops.patches import PatchGeometry
+from tract_fx.ops.solve import scale_exponent, solve_primal
+
+__all__ = ["agree", "describe_layer", "hold", "shared_gradient", "start_covariance"]
+
+functional = torch.ops._c10d_functional
+
+# What is summed beside the Gram matrix: rows, and what must come out as the number of ranks times everybody's own.
+SUMMED = 5
+# Variances below this, relative to the squared mean, are rounding.
+ROUNDING = 1e-12
+
+
+def describe_layer(weights: tuple[str, ...], features: int, groups: int, dtype: torch.dtype, version: str) -> str:
+    """What has to be the same on every rank, as one constant of the graph."""
+    terms = {"weights": weights, "features": features, "groups": groups, "dtype": str(dtype), "tract-fx": version}
+    return json.dumps(terms, sort_keys=True)
+
+
+@torch.library.custom_op("tract_fx::agree", mutates_args=())
+def agree(lam: Tensor, exponent: Tensor | None, after: Tensor, rows: int, group_names: str, layer: str) -> Tensor:
+    """Make sure, once for each layer, that all ranks are about to share its covariance.
+
+    Args:
+        lam: one element.
+        exponent: one element, if inputs are scaled.
+        after: not read. It comes with the backward pass, and so what follows from it is not moved out of there.
+        rows: of this process.
+        group_names: separated by commas.
+        layer: see :func:`describe_layer`.
+
+    Returns:
+        ``(SUMMED + 1,)`` in float64: rows, ``lam``, its square, a number for the layer, its square, and the exponent.
+
+    Raises:
+        DisagreementError: naming the ranks.
+    """
+    if not _is_capturing(lam):
+        for name in group_names.split(","):
+            agreement.agree_once(name, layer, lam.item)
+    own = lam.reshape(()).to(torch.float64)
+    number = own.new_full((), 1 + zlib.crc32(layer.encode()) % 2**16)
+    last = torch.zeros_like(own) if exponent is None else exponent.to(torch.float64)
+    return torch.stack([own.new_full((), rows), own, own * own, number, number * number, last])
+
+
+@agree.register_fake
+def _(lam: Tensor, exponent: Tensor | None, after: Tensor, rows: int, group_names: str, layer: str) -> Tensor:
+    return lam.new_empty(SUMMED + 1, dtype=torch.float64)
+
+
+@torch.library.custom_op("tract_fx::hold", mutates_args=())
+def hold(tensor: Tensor, started: Tensor) -> Tensor:
+    """A copy of ``tensor``, so that what uses it comes after ``started``, of which nothing is read.
+
+    Inductor sorts kernels by the memory they need, and would start the communication where it is awaited.
+    """
+    return tensor.clone()
+
+
+@hold.register_fake
+def _(tensor: Tensor, started: Tensor) -> Tensor:
+    return torch.empty_like(tensor)
+
+
+@torch.library.custom_op("tract_fx::await_sums", mutates_args=())
+def await_sums(started: Tensor, gradient: Tensor, lam: Tensor, group_names: str, layer: str, size: int) -> Tensor:
+    """Wait for the sums over ``size`` ranks; on the CPU, where looking at a number costs nothing, check them.
+
+    Args:
+        started: what an all-reduce returned.
+        gradient: not read: waiting may begin when it is there, and no sooner.
+        lam: of this rank.
+        group_names: separated by commas.
+        layer: see :func:`describe_layer`.
+        size: number of ranks in all groups together.
+
+    Raises:
+        DisagreementError: on every rank, when ``lam`` or the layer is not the same on all.
+    """
+    packed = functional.wait_tensor(started)
+    if packed.device.type == "cpu":
+        _check(packed[-SUMMED:].tolist(), lam, group_names.split(","), layer, size)
+    return packed.clone()
+
+
+@await_sums.register_fake
+def _(started: Tensor, gradient: Tensor, lam: Tensor, group_names: str, layer: str, size: int) -> Tensor:
+    return torch.empty_like(started)
+
+
+def _check(sums: list[float], lam: Tensor, names: list[str], layer: str, size: int) -> None:
+    _, first, first_squared, second, second_squared = sums
+    for total, squares in ((first, first_squared), (second, second_squared)):
+        if size * squares - total * total > ROUNDING * total * total and not any(map(agreement.is_simulated, names)):
+            for name in names:
+                agreement.disagree(name, layer, lam.item)
+            raise DisagreementError(f"Processes of the groups {', '.join(names)} disagree about {layer}.")
+
+
+def start_covariance(
+    input: Tensor,
+    rows: int,
+    lam: Tensor,
+    after: Tensor,
+    geometry: PatchGeometry,
+    groups: tuple[agreement.Group, ...],
+    layer: str,
+) -> tuple[Tensor, Tensor]:
+    """Start to add up the Gram matrices of all processes.
+
+    Args:
+        input: what the layer saw, ``(batch, channels, *spatial)`` or ``(r, n)``.
+        rows: ``r``, of this process.
+        lam: positive, one element.
+        after: see :func:`agree`.
+        geometry: how rows are taken from ``input``.
+        groups: process groups; their sums are taken one after the other.
+        layer: see :func:`describe_layer`.
+
+    Returns:
+        What :func:`shared_gradient` waits for, and the exponent of the power of two by which inputs are scaled down.
+    """
+    names = ",".join(group.name for group in groups)
+    scaled = input.dtype == torch.float64
+    own = (scale_exponent(input) if input.numel() else input.new_zeros(())) if scaled else None
+    header = agree(lam, own, after, rows, names, layer)
+    exponent = header[SUMMED:]
+    if scaled:
+        for group in groups:
+            exponent = functional.wait_tensor(functional.all_reduce(exponent, "max", group.name))
+        input = input / torch.exp2(exponent)
+    packed = torch.cat([gram(input, geometry).flatten(), header[:SUMMED]])
+    for group in groups[:-1]:
+        packed = functional.wait_tensor(functional.all_reduce(packed, "sum", group.name))
+    return functional.all_reduce(packed, "sum", groups[-1].name), exponent
+
+
+def shared_gradient(
+    started: Tensor,
+    exponent: Tensor,
+    gradient: Tensor,
+    lam: Tensor,
+    groups: tuple[agreement.Group, ...],
+    layer: str,
+) -> Tensor:
+    """``G (C + lam I)^-1`` with this process's ``G`` and the covariance of all.
+
+    Args:
+        started: from :func:`start_covariance`, as ``exponent``.
+        exponent: of the scale of the inputs.
+        gradient: ``G``, the ordinary weight gradient, ``(groups, m, n)``.
+        lam: positive, one element.
+        groups: process groups.
+        layer: see :func:`describe_layer`.
+
+    Returns:
+        ``(groups, m, n)`` in float64; ``gradient`` itself where the factorisation fails, which it then does on all ranks.
+    """
+    names = ",".join(group.name for group in groups)
+    size = math.prod(group.size for group in groups)
+    packed = await_sums(started, gradient, lam, names, layer, size)
+    features, rows = gradient.shape[-1], packed[-SUMMED]
+    covariance = packed[:-SUMMED].view(-1, features, features) / rows.clamp(min=1)
+    return solve_primal(covariance, gradient, lam, torch.exp2(exponent))
+
+
+def _is_capturing(tensor: Tensor) -> bool:
+    return tensor.device.type == "cuda" and torch.cuda.is_current_stream_capturing()

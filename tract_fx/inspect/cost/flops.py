@@ -1,0 +1,147 @@
+"""Floating-point operations of a graph, in the symbols of its sizes; a multiplication and an addition are two.
+
+Counted are the operators of which ``torch.utils.flop_counter`` has a formula - matrix products, convolutions, attention -
+and those of the closed form. Everything element by element is left out, as it is there. Three differences:
+
+- A convolution's backward pass is counted by group. torch's formula multiplies every input channel with every output
+  channel for the gradient of the weight, ``groups`` times too much.
+- The number is that of the joint graph: what the partitioner computes a second time to save memory is not in it.
+- ``patch_gram``, the factorisation and the solution have formulas here.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import sympy
+import torch
+from torch.fx import Graph, GraphModule, Node
+from torch.utils._pytree import tree_map
+from torch.utils.flop_counter import FlopCounterMode
+
+import tract_fx.ops.gram  # noqa: F401  (registers the operator)
+from tract_fx.inspect.cost.symbols import expression, hints_of, substitute
+
+__all__ = ["cholesky_flops", "gram_flops", "step_flops", "triangular_flops"]
+
+log = logging.getLogger(__name__)
+
+aten = torch.ops.aten
+Expr = sympy.Expr
+Shape = list[Expr]
+
+
+def gram_flops(rows: Expr, features: Expr, groups: Expr | int = 1) -> Expr:
+    """One triangle of ``X^T X``, from all rows.
+
+    This is what the formula costs, as the plain way and the kernels do it. On a CPU, ways that use that patches overlap
+    need fewer operations; see :mod:`tract_fx.ops.cpu.selection`.
+    """
+    return groups * rows * features * (features + 1)
+
+
+def cholesky_flops(size: Expr, groups: Expr | int = 1) -> Expr:
+    """Factorisation of a positive definite ``size x size`` matrix, divisions and square roots included."""
+    return groups * size * (size + 1) * (2 * size + 1) / 6
+
+
+def triangular_flops(size: Expr, columns: Expr, groups: Expr | int = 1) -> Expr:
+    """Solution from the factor: forward and backward substitution for each right-hand side."""
+    return groups * 2 * size**2 * columns
+
+
+def step_flops(graph: Graph) -> Expr:
+    """Operations of a graph, such as the forward and backward pass in a joint graph.
+
+    Args:
+        graph: of ATen operators, with the values of every node in ``meta["val"]``.
+    """
+    return sympy.Add(*(_node_flops(node) for node in graph.nodes if node.op == "call_function"))
+
+
+def _node_flops(node: Node) -> Expr:
+    operator = getattr(node.target, "overloadpacket", node.target)
+    if operator in _OWN:
+        return _OWN[operator](*_shapes((node.args, node.kwargs, node.meta.get("val"))))
+    formula = _REGISTERED.get(operator)
+    if formula is not None:
+        return _registered(formula, node)
+    if isinstance(node.target, torch._ops.HigherOrderOperator):
+        # Of the branches of a condition only one is run.
+        return sympy.Max(0, *(step_flops(module.graph) for module in _modules_called(node)))
+    return sympy.Integer(0)
+
+
+def _registered(formula: Callable[..., Any], node: Node) -> Expr:
+    """A formula of torch's, on expressions; on the example's numbers where it asks for more than it can know of those."""
+    out = node.meta.get("val")
+    if not hasattr(formula, "__wrapped__"):  # it is not wrapped to be given shapes, but wants tensors
+        values = tree_map(lambda item: item.meta["val"] if isinstance(item, Node) else item, (node.args, node.kwargs))
+        return expression(formula(*values[0], **values[1], out_val=out))
+    arguments, keywords, shape = _shapes((node.args, node.kwargs, out))
+    try:
+        return sympy.sympify(formula(*arguments, **keywords, out_val=shape))
+    except (AssertionError, TypeError):
+        log.debug("operations of %s are counted at the example's sizes", node.name)
+    hints = hints_of([*node.all_input_nodes, node])
+    numbers = tree_map(
+        lambda item: substitute(item, hints) if isinstance(item, Expr) else item, (arguments, keywords, shape)
+    )
+    return sympy.sympify(formula(*numbers[0], **numbers[1], out_val=numbers[2]))
+
+
+def _shapes(values: Any) -> Any:
+    """Shapes, as lists of expressions, in the place of nodes and tensors."""
+
+    def shape(item: Any) -> Any:
+        value = item.meta.get("val") if isinstance(item, Node) else item
+        if isinstance(value, torch.Tensor):
+            return list(map(expression, value.shape))
+        return expression(value) if isinstance(value, torch.SymInt) else value
+
+    return tree_map(shape, values)
+
+
+def _modules_called(node: Node) -> Iterator[GraphModule]:
+    owner = node.graph.owning_module
+    for argument in node.all_input_nodes:
+        module = getattr(owner, argument.target, None) if argument.op == "get_attr" and owner is not None else None
+        if isinstance(module, GraphModule):
+            yield module
+
+
+def _convolution_backward(arguments: Any, keywords: Any, out: Any) -> Expr:
+    output_gradient, input, weight, *_ = arguments
+    transposed, mask = arguments[7], arguments[10]
+    positions = (input if transposed else output_gradient)[2:]
+    one = 2 * sympy.Mul(output_gradient[0], *positions, *weight)
+    return one * sum(map(bool, mask[:2]))
+
+
+def _patch_gram(arguments: Any, keywords: Any, out: Any) -> Expr:
+    input, kernel_size, stride, padding, dilation, _ = arguments
+    rows = [input[0]]
+    for size, kernel, step, width, reach in zip(input[2:], kernel_size, stride, padding, dilation, strict=True):
+        rows.append((size + 2 * width - reach * (kernel - 1) - 1) // step + 1)
+    return gram_flops(sympy.Mul(*rows), out[1], out[0])
+
+
+def _cholesky(arguments: Any, keywords: Any, out: Any) -> Expr:
+    *batch, size, _ = out[0]
+    return cholesky_flops(size, sympy.Mul(*batch))
+
+
+def _cholesky_solve(arguments: Any, keywords: Any, out: Any) -> Expr:
+    *batch, size, columns = out
+    return triangular_flops(size, columns, sympy.Mul(*batch))
+
+
+_OWN: dict[Any, Callable[[Any, Any, Any], Expr]] = {
+    aten.convolution_backward: _convolution_backward,
+    aten.linalg_cholesky_ex: _cholesky,
+    aten.cholesky_solve: _cholesky_solve,
+    torch.ops.tract_fx.patch_gram: _patch_gram,
+}
+_REGISTERED: dict[Any, Any] = FlopCounterMode(display=False).flop_registry

@@ -1,0 +1,301 @@
+"""Which nodes of a joint graph are worth drawing around a rewrite, and which of them become one box.
+
+Shown are the layer's call with what its operands are made from, its backward pass, what is made of its weight gradient up to
+the parameter's, and what the pass has added. Added nodes are told apart by the four operators that matter - Gram matrix,
+factorisation, solution, choice - which have boxes of their own: all others with the same of these before them and the same
+behind them are one box. Edges are tensors; sizes are not drawn.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+from collections.abc import Collection, Iterable
+from typing import Literal
+
+import torch
+from torch.fx import Graph, Node
+
+from tract_fx.inspect.drawing.captions import CAPTIONS, counted, meaning_of, title_of, value_of
+from tract_fx.inspect.drawing.walks import ancestors, connected, in_order, reached
+from tract_fx.inspect.nodes import LayerNodes
+from tract_fx.passes.joint_graph import is_backward, target_of
+
+__all__ = ["Box", "Neighbourhood", "neighbourhood"]
+
+Status = Literal["same", "added", "removed", "unused"]
+
+# Operators with a box of their own among added nodes, by what they are called here.
+_LANDMARKS = {
+    "tract_fx.patch_gram": "gram",
+    "linalg_cholesky_ex": "factor",
+    "cholesky_solve": "solve",
+    "where": "choose",
+    "bmm": "product",
+    "mm": "product",
+}
+# Sources drawn one by one; more are counted.
+_MOST_SOURCES = 2
+
+Key = tuple[object, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Box:
+    """One box of the picture.
+
+    Attributes:
+        title: operator, or name of an input.
+        caption: what it means here.
+        value: shape and dtype of what comes out.
+        nodes: names of the nodes in it.
+        status: what became of them.
+        backward: whether they belong to the backward pass.
+        kind: ``"node"``, ``"chain"`` of several, ``"input"``, ``"result"`` or ``"rest"`` of the graph.
+    """
+
+    title: str
+    caption: str = ""
+    value: str = ""
+    nodes: tuple[str, ...] = ()
+    status: Status = "same"
+    backward: bool = False
+    kind: Literal["node", "chain", "input", "result", "rest"] = "node"
+
+
+@dataclasses.dataclass(frozen=True)
+class Neighbourhood:
+    """Boxes by a name, in an order in which edges lead forward."""
+
+    boxes: dict[str, Box]
+    edges: tuple[tuple[str, str], ...]
+
+
+def neighbourhood(
+    graph: Graph, layer: LayerNodes, weight: str, form: str, known: Collection[str], *, after: bool
+) -> Neighbourhood:
+    """What to draw of one side.
+
+    Args:
+        graph: before or after the pass.
+        layer: the nodes of the layer.
+        weight: name of the parameter.
+        form: ``"primal"`` or ``"dual"``.
+        known: names of the nodes of the graph on the other side.
+        after: which of both this is.
+    """
+    return _Drawing(graph, layer, weight, form, known, after).result()
+
+
+class _Drawing:
+    def __init__(
+        self, graph: Graph, layer: LayerNodes, weight: str, form: str, known: Collection[str], after: bool
+    ) -> None:
+        self.graph, self.weight, self.form, self.known, self.after = graph, weight, form, known, after
+        self.nodes = {node.name: node for node in graph.nodes}
+        self.input, self.operand, self.call = (self.nodes[name] for name in (layer.input, layer.weight, layer.output))
+        self.gradient, self.tangent = self.nodes[layer.gradient], self.nodes[layer.output_gradient]
+        self.output = graph.output_node()
+        self.group_of: dict[Node, Key] = {}
+
+    def result(self) -> Neighbourhood:
+        self._operand(self.input, "data")
+        self._operand(self.operand, "weight")
+        self._between((self.input, self.operand), self.call, ("call",))
+        self._assign([self.tangent], ("tangent",))
+        self._between((self.tangent, self.input), self.gradient, ("backward",))
+        if self.after:
+            self._added()
+        self._tail()
+        return self._quotient()
+
+    def _assign(self, nodes: Iterable[Node], key: Key) -> None:
+        for node in nodes:
+            self.group_of.setdefault(node, key)
+            for user in node.users:
+                if user.target is operator.getitem:
+                    self.group_of.setdefault(user, key)
+
+    def _operand(self, node: Node, role: str) -> None:
+        """What an operand is made from: inputs of the graph one by one, if they are few, and everything between."""
+        found = ancestors([node], lambda item: not is_backward(item))
+        made = [item for item in self.graph.nodes if item in found]
+        sources = [item for item in made if item.op == "placeholder" and _is_tensor(item)]
+        inner = [item for item in made if item.op != "placeholder"]
+        if len(sources) <= _MOST_SOURCES:
+            for source in sources:
+                self._assign([source], (role, source.name))
+        self._assign(inner, (role, "made"))
+
+    def _between(self, starts: tuple[Node, ...], end: Node, key: Key) -> None:
+        """Nodes on the ways from some nodes to another one."""
+        stop = set(starts)
+        before = ancestors([end], lambda item: item not in stop)
+        reached: set[Node] = set(stop)
+        for node in self.graph.nodes:
+            if node in before and node not in stop and not reached.isdisjoint(node.all_input_nodes):
+                reached.add(node)
+                self._assign([node], key)
+
+    def _added(self) -> None:
+        """Nodes that the pass has added for this layer, by the landmarks before and behind them."""
+        mine = self._rewrite()
+        order = [node for node in self.graph.nodes if node in mine]
+        landmark: dict[Node, Key] = {}
+        before: dict[Node, frozenset[Key]] = {}
+        for node in order:
+            inputs = [item for item in node.all_input_nodes if item in mine]
+            seen = frozenset[Key]().union(*(before[item] | _one(landmark, item) for item in inputs))
+            before[node] = seen
+            if (name := _LANDMARKS.get(target_of(node))) is not None:
+                landmark[node] = (name, sum(key[0] == name for key in seen))
+        behind: dict[Node, frozenset[Key]] = {}
+        for node in reversed(order):
+            users = [item for item in node.users if item in mine]
+            behind[node] = frozenset[Key]().union(*(behind[item] | _one(landmark, item) for item in users))
+        for node in order:
+            self._assign([node], landmark.get(node) or ("added", before[node], behind[node]))
+        self._constants_to_users(order)
+
+    def _rewrite(self) -> set[Node]:
+        """The added nodes of this layer, which hang together.
+
+        They start from its plain gradient, or in the dual form from its input and the gradient of its output.
+        """
+        new = {node for node in self.graph.nodes if node.name not in self.known}
+        dual: set[Node] = set()
+        while new:
+            part = connected(next(iter(new)), new)
+            new -= part
+            sources = {item for node in part for item in node.all_input_nodes}
+            if self.gradient in sources:
+                return part
+            if {self.input, self.tangent} <= sources:
+                dual = part
+        return dual
+
+    def _constants_to_users(self, order: list[Node]) -> None:
+        """What is made of nothing that is drawn (an identity matrix, ``lam``, a size) belongs to what it is used for."""
+        made: set[Node] = set()
+        for node in order:
+            drawn = (item for item in node.all_input_nodes if item in self.group_of and _is_tensor(item))
+            if not _is_tensor(node) or made.issuperset(drawn):
+                made.add(node)
+        for node in reversed(order):
+            keys = [self.group_of[user] for user in node.users if user in self.group_of]
+            if node in made and keys:
+                self.group_of[node] = keys[0]
+
+    def _tail(self) -> None:
+        """From the weight gradient to that of the parameter."""
+        starts = [self.gradient, *(node for node in self.group_of if self._status(node) == "added")]
+        leads = ancestors(self.output.all_input_nodes, lambda item: True)
+        for node in reached(starts, [item for item in self.graph.nodes if item is not self.output]):
+            if node in leads and node not in self.group_of:
+                self._assign([node], ("tail", self._status(node)))
+
+    def _status(self, node: Node) -> Status:
+        if node.name in self.known:
+            return "same"
+        return "added" if self.after else "removed"
+
+    def _quotient(self) -> Neighbourhood:
+        members: dict[Key, list[Node]] = {}
+        for node in self.graph.nodes:
+            if node in self.group_of:
+                members.setdefault(self.group_of[node], []).append(node)
+        names = {key: f"box{index}" for index, key in enumerate(members)}
+        boxes = {names[key]: self._box(key, nodes) for key, nodes in members.items()}
+        edges: dict[tuple[str, str], None] = {}
+        for node, key in self.group_of.items():
+            for item in node.all_input_nodes:
+                other = self.group_of.get(item)
+                if other is not None and other != key and _is_tensor(item) and _is_tensor(node):
+                    edges[names[other], names[key]] = None
+        self._rest(boxes, edges, names)
+        results = [node for node in self.output.all_input_nodes if self._is_result(node)]
+        if results:
+            value = value_of(results[0])
+            boxes["result"] = Box(self.weight, "its gradient", value, backward=True, kind="result")
+            edges.update(dict.fromkeys((names[self.group_of[node]], "result") for node in results))
+        return Neighbourhood(in_order(boxes, edges), tuple(edges))
+
+    def _is_result(self, node: Node) -> bool:
+        key = self.group_of.get(node)
+        if key is None or not is_backward(node):
+            return False
+        tail = key[0] in ("tail", "added", "choose", "product")
+        return tail or (node is self.gradient and not self._is_unused())
+
+    def _is_unused(self) -> bool:
+        """Whether nothing uses the plain gradient any more."""
+        return not any(user in self.group_of or user is self.output for user in self.gradient.users)
+
+    def _rest(self, boxes: dict[str, Box], edges: dict[tuple[str, str], None], names: dict[Key, str]) -> None:
+        """Stand-ins for everything else between the call's output and the gradient that comes back."""
+        others = sum(node.op == "call_function" and node not in self.group_of for node in self.graph.nodes)
+        forward = sum(
+            node.op == "call_function" and node not in self.group_of and not is_backward(node)
+            for node in self.graph.nodes
+        )
+        if any(user not in self.group_of and not is_backward(user) for user in self.call.users):
+            boxes["forward rest"] = Box("rest of the forward pass", counted(forward), kind="rest")
+            edges[names["call",], "forward rest"] = None
+        if self.tangent.op != "placeholder":
+            boxes["backward rest"] = Box(
+                "rest of the backward pass", counted(others - forward), backward=True, kind="rest"
+            )
+            edges["backward rest", names["tangent",]] = None
+            if "forward rest" in boxes:
+                edges["forward rest", "backward rest"] = None
+
+    def _box(self, key: Key, nodes: list[Node]) -> Box:
+        names = tuple(node.name for node in nodes)
+        real = [node for node in nodes if node.target is not operator.getitem]
+        last = next((node for node in reversed(real) if _is_tensor(node)), real[-1])
+        statuses = {self._status(node) for node in nodes}
+        status: Status = statuses.pop() if len(statuses) == 1 else "same"
+        value, backward, caption, title = value_of(last), is_backward(last), "", title_of(real)
+        match key:
+            case ("data" | "weight" as role, _):
+                caption = self._operand_caption(role, last)
+                if last.op == "placeholder":
+                    title = self.weight if role == "weight" and self._is_the_weight(last) else last.name
+            case ("call",):
+                caption, value = "the layer", value_of(self.call)
+            case ("tangent",):
+                caption, backward = "dZ, gradient of the output", True
+            case ("backward",):
+                caption, value = "G, the plain weight gradient", value_of(self.gradient)
+                if self.after and self._is_unused():
+                    status, caption = "unused", "G, no longer used"
+            case (str(name), int()):
+                caption = CAPTIONS[name, self.form]
+                value = value_of(nodes[1]) if name == "factor" and len(nodes) > 1 else value
+                if len(real) > 1:
+                    title = f"{target_of(real[-1])}, {len(real)} times"
+            case ("added", before, behind):
+                names_before, names_behind = ({item[0] for item in keys} for keys in (before, behind))
+                title, caption = meaning_of(names_before, names_behind, self.form) or (title, "")
+            case ("tail", _):
+                caption = "on the way to the parameter"
+        kind = "input" if last.op == "placeholder" else "chain" if len(real) > 1 else "node"
+        return Box(title, caption, value, names, status, backward, kind)
+
+    def _operand_caption(self, role: str, node: Node) -> str:
+        if role == "weight":
+            return "the parameter" if node.op == "placeholder" and self._is_the_weight(node) else "the weight"
+        return "data" if node.op == "placeholder" else "the layer's input"
+
+    def _is_the_weight(self, node: Node) -> bool:
+        """Whether the only input that the weight is made from is this one."""
+        return sum(key[0] == "weight" and item.op == "placeholder" for item, key in self.group_of.items()) == 1
+
+
+def _one(landmark: dict[Node, Key], node: Node) -> frozenset[Key]:
+    return frozenset([landmark[node]]) if node in landmark else frozenset()
+
+
+def _is_tensor(node: Node) -> bool:
+    value = node.meta.get("val")
+    return any(isinstance(item, torch.Tensor) for item in (value if isinstance(value, (tuple, list)) else (value,)))

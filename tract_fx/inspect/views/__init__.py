@@ -1,0 +1,1 @@
+"""An explanation as text, as a page and as code."""

@@ -1,0 +1,312 @@
+"""The explanation as one HTML page that needs nothing else: no network, no fonts, and no script to be read."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+from html import escape
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+import sympy
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from tract_fx.inspect.cost.formula import formula
+from tract_fx.inspect.cost.layer_cost import LayerCost, Work
+from tract_fx.inspect.drawing.neighbourhood import neighbourhood
+from tract_fx.inspect.drawing.picture import Picture, draw
+from tract_fx.inspect.formatting import human, human_bytes, multiple, percent, summarize
+from tract_fx.inspect.views.listing import Block, compare
+from tract_fx.passes.first_layer import RejectionKind
+from tract_fx.records import LayerRejection
+
+if TYPE_CHECKING:
+    from tract_fx.inspect.explanation import ExplainedGraph, ExplainedLayer, Explanation
+
+__all__ = ["render_frame", "render_html"]
+
+ASSETS = "assets"
+
+# Severity, and the words for it, of a finding.
+KINDS = {
+    RejectionKind.UNSUPPORTED.value: ("error", "cannot be rewritten"),
+    RejectionKind.NO_FIRST_LAYER.value: ("warning", "no first layer"),
+    RejectionKind.CONSTANT_INPUT.value: ("note", "constant input"),
+    RejectionKind.NO_GRADIENT.value: ("note", "no gradient"),
+}
+PROBLEMS = ("error", "warning")
+
+NO_BREAK = "\u00a0"
+
+# Nodes of unchanged graphs whose code is shown.
+MOST_LINES = 10_000
+
+
+def render_html(explanation: Explanation) -> str:
+    """A complete HTML document."""
+    return _template().render(page=_Page(explanation), style=_asset("page.css"), script=_asset("page.js"))
+
+
+def render_frame(explanation: Explanation, height: int = 720) -> str:
+    """The page inside of another one, as a notebook's output: with its own style, and leaving the other's alone."""
+    return (
+        f'<iframe title="tract-fx explains {escape(explanation.model_name)}" srcdoc="{escape(render_html(explanation))}" '
+        f'style="width: 100%; height: {height}px; border: 0" sandbox="allow-scripts"></iframe>'
+    )
+
+
+@functools.cache
+def _template() -> Any:
+    environment = Environment(
+        loader=PackageLoader("tract_fx.inspect.views", ASSETS),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html")
+
+
+@functools.cache
+def _asset(name: str) -> Markup:
+    return Markup(resources.files("tract_fx.inspect.views").joinpath(ASSETS, name).read_text(encoding="utf-8"))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Finding:
+    """A rejection in the words of the page."""
+
+    item: LayerRejection
+
+    @property
+    def severity(self) -> str:
+        return KINDS.get(self.item.kind, ("note", ""))[0]
+
+    @property
+    def kind(self) -> str:
+        return KINDS.get(self.item.kind, ("note", self.item.kind))[1]
+
+    @property
+    def name(self) -> str:
+        return self.item.layer or self.item.weight or self.item.op
+
+
+@dataclasses.dataclass(frozen=True)
+class _Quantity:
+    """A number for people, and its exact value."""
+
+    text: str
+    exact: str
+
+
+@dataclasses.dataclass(frozen=True)
+class _CostRow:
+    name: str
+    what: str
+    flops: _Quantity
+    bytes: _Quantity
+    memory: _Quantity
+
+
+@dataclasses.dataclass(frozen=True)
+class _Bar:
+    """A bar as long as its share, in percent, of the longest one."""
+
+    name: str
+    text: str
+    share: float
+    kind: str
+
+
+class _Cost:
+    def __init__(self, cost: LayerCost) -> None:
+        self.cost, self.numbers = cost, cost.at()
+        self.symbols = ", ".join(
+            f"{symbol} = {dict(cost.hints).get(symbol, '?')}" + (" (batch)" if symbol == cost.batch else "")
+            for symbol in cost.symbols
+        )
+
+    @property
+    def rows(self) -> list[_CostRow]:
+        dual = self.cost.form == "dual"
+        matrix = "XXᵀ / r" if dual else "C = XᵀX / r"
+        parts = {
+            "Covariance": (matrix, "covariance"),
+            "Factorisation": ("Cholesky of the regularised matrix", "factorisation"),
+            "Solve": ("coefficients, and their product with X" if dual else "G′ = G (C + λI)⁻¹", "solve"),
+            "Together": ("memory: of the largest part", "total"),
+        }
+        return [self._row(name, what, attribute) for name, (what, attribute) in parts.items()]
+
+    def _row(self, name: str, what: str, attribute: str) -> _CostRow:
+        work: Work = getattr(self.numbers, attribute)
+        quantities = _quantity(work.flops, "FLOP"), _quantity(work.bytes, "B"), _quantity(work.memory, "B")
+        return _CostRow(name, what, *quantities)
+
+    @property
+    def formulas(self) -> list[tuple[str, Markup]]:
+        """Of everything that depends on a symbol."""
+        found = [("rows", self.cost.rows)]
+        for part in ("covariance", "factorisation", "solve"):
+            work: Work = getattr(self.cost, part)
+            quantities = {"operations": work.flops, "traffic": work.bytes, "memory": work.memory}
+            found += [(f"{part}, {name}", expr) for name, expr in quantities.items()]
+        found += [("layer, forward", self.cost.forward), ("the whole step", self.cost.step or ZERO)]
+        return [(name, formula(expr)) for name, expr in found if expr.free_symbols]
+
+    @property
+    def figures(self) -> list[tuple[str, str]]:
+        """The answer in three numbers."""
+        found = [(multiple(self.numbers.of_layer), "the operations of the layer itself, forward and backward")]
+        if (share := self.numbers.of_step) is not None:
+            found.append((percent(share), "operations in the whole step"))
+        found.append((_quantity(self.numbers.total.memory, "B").text, "of memory at most, while it is computed"))
+        return found
+
+    @property
+    def bars(self) -> list[_Bar]:
+        numbers = self.numbers
+        sizes = [
+            ("layer, forward", numbers.forward, "own"),
+            ("layer, backward", numbers.weight_gradient + numbers.input_gradient, "own"),
+            ("covariance", numbers.covariance.flops, "new"),
+            ("factorisation", numbers.factorisation.flops, "new"),
+            ("solve", numbers.solve.flops, "new"),
+        ]
+        if not all(size.is_number for _, size, _ in sizes):
+            return []
+        most = max(float(size) for _, size, _ in sizes) or 1.0
+        return [_Bar(name, human(size, "FLOP"), 100 * float(size) / most, kind) for name, size, kind in sizes]
+
+    @property
+    def any_image(self) -> bool:
+        """Whether the bound of the memory knows no size of an image, which makes it much looser."""
+        return bool(self.cost.covariance.memory.free_symbols - {self.cost.batch})
+
+    @property
+    def replaced(self) -> _Quantity:
+        return _quantity(self.numbers.replaced, "FLOP")
+
+    @property
+    def step(self) -> _Quantity | None:
+        if self.numbers.step is None:
+            return None
+        return _quantity(self.numbers.step, "FLOP")
+
+
+class _Layer:
+    """A rewritten layer: its pictures and its cost."""
+
+    def __init__(self, layer: ExplainedLayer, graph: ExplainedGraph) -> None:
+        self.layer, self.graph, self.match = layer, graph, layer.match
+        self.name = layer.match.layer or layer.match.weight
+        self.cost = _Cost(layer.cost)
+        self.tab = self.name
+
+    @functools.cached_property
+    def pictures(self) -> list[tuple[str, Picture]]:
+        sides = {"Before": (self.graph.graph_before, False), "After": (self.graph.graph_after, True)}
+        drawn = []
+        for side, (module, after) in sides.items():
+            other = self.graph.graph_before if after else self.graph.graph_after
+            known = {node.name for node in other.graph.nodes}
+            what = neighbourhood(module.graph, self.layer.nodes, self.match.weight, self.match.form, known, after=after)
+            drawn.append((side, draw(what, f"{side} the pass: the graph around {self.name}")))
+        return drawn
+
+    @property
+    def columns(self) -> str:
+        """Widths of the pictures beside each other, so that both have the same scale."""
+        return " ".join(f"minmax(0, {picture.width}fr)" for _, picture in self.pictures)
+
+    @property
+    def facts(self) -> list[tuple[str, str | Markup]]:
+        match = self.match
+        size = match.features if match.form == "primal" else match.rows
+        rows = (
+            human(match.rows).replace(" ", NO_BREAK) if isinstance(match.rows, int) else formula(self.layer.cost.rows)
+        )
+        size = f"{match.features}" if match.form == "primal" else rows
+        systems = f"{match.groups} × " if match.groups > 1 else ""
+        return [
+            ("form", match.form),
+            ("system", Markup("{}{} × {}").format(systems, size, size)),
+            ("rows", rows),
+            ("features", f"{match.features:,}"),
+            ("operator", match.op),
+        ]
+
+
+def _name_of(layer: _Layer) -> str:
+    return layer.name
+
+
+class _Graph:
+    def __init__(self, graph: ExplainedGraph) -> None:
+        self.graph, self.number = graph, graph.number
+        self.layers = [_Layer(layer, graph) for layer in graph.layers]
+        for name, call in itertools.groupby(sorted(self.layers, key=_name_of), _name_of):
+            calls = list(call)
+            for number, layer in enumerate(calls, start=1):
+                layer.tab = f"{name}, call {number}" if len(calls) > 1 else name
+        self.findings = [_Finding(item) for item in graph.rejections]
+        self.nodes = len(graph.graph_before.graph.nodes)
+        self.reason = summarize(graph.break_reason) if graph.break_reason else ""
+        self.reason_in_full = graph.break_reason or ""
+
+    @property
+    def outcome(self) -> str:
+        if self.layers:
+            return "rewritten: " + ", ".join(layer.name for layer in self.layers)
+        problems = [finding for finding in self.findings if finding.severity in PROBLEMS]
+        return "; ".join(f"{finding.name}: {finding.kind}" for finding in problems) or "not changed"
+
+    @property
+    def listing(self) -> list[Block]:
+        return compare(self.graph.graph_before.graph, self.graph.graph_after.graph, self.graph.naming)
+
+
+class _Page:
+    """What the template shows."""
+
+    def __init__(self, explanation: Explanation) -> None:
+        self.explanation = explanation
+        self.graphs = [_Graph(graph) for graph in explanation.graphs]
+        self.rewritten = [graph for graph in self.graphs if graph.layers]
+        self.findings = [finding for graph in self.graphs for finding in graph.findings]
+        self.findings.sort(key=lambda finding: list(KINDS).index(finding.item.kind))
+        self.problems = [finding for finding in self.findings if finding.severity in PROBLEMS]
+        self.quiet = [finding for finding in self.findings if finding.severity not in PROBLEMS]
+
+    @property
+    def listed(self) -> list[_Graph]:
+        """Graphs of which the code is shown though nothing in it changes: as many as a browser likes to hold."""
+        left, found = MOST_LINES, []
+        for graph in self.graphs:
+            if not graph.layers and graph.nodes <= left:
+                left -= graph.nodes
+                found.append(graph)
+        return found
+
+    @property
+    def verdict(self) -> str:
+        """Which of the signs of traffic lights the page starts with."""
+        if any(finding.severity == "error" for finding in self.problems):
+            return "error"
+        return "good" if self.rewritten else "warning"
+
+    @property
+    def environment(self) -> list[tuple[str, str]]:
+        return [(key.replace("_", " "), str(value)) for key, value in self.explanation.environment.items()]
+
+
+ZERO = sympy.Integer(0)
+
+
+def _quantity(value: sympy.Expr, unit: str) -> _Quantity:
+    if not value.is_number:
+        return _Quantity("depends on data", "")
+    number = int(value)
+    return _Quantity(human_bytes(number) if unit == "B" else human(number, unit), f"{number:,} {unit}")

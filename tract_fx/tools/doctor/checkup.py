@@ -1,0 +1,220 @@
+"""Versions, devices, and what works here."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tract_fx import compat
+from tract_fx.environment import environment
+from tract_fx.ops.gpu.launch import PRODUCTS, can_import_triton, is_triton_usable
+from tract_fx.tools.doctor.self_check import SelfCheck, self_check
+
+__all__ = ["Check", "Checkup", "State", "checkup"]
+
+REQUIRED = ("torch", "triton", "tract-fx")
+OPTIONAL = ("timm", "torchvision", "transformers", "torch-tract")
+
+# A compiler that has never run on this machine builds its headers first.
+PATIENCE = 180
+
+REPORT = "Please report this, with the output of tract-fx doctor --json."
+
+
+class State(enum.Enum):
+    """How a check went."""
+
+    WORKS = "works"
+    LIMITED = "limited"
+    """Something is not there; TrAct trains without it."""
+    BROKEN = "broken"
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """One thing that was looked at.
+
+    Attributes:
+        name: of the thing.
+        state: how it went.
+        detail: what was seen.
+        advice: what to do about it, if anything.
+    """
+
+    name: str
+    state: State
+    detail: str
+    advice: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkup:
+    """Everything that was looked at."""
+
+    versions: dict[str, str | None]
+    devices: tuple[str, ...]
+    checks: tuple[Check, ...]
+
+    @property
+    def is_fine(self) -> bool:
+        """Whether nothing is broken."""
+        return all(check.state is not State.BROKEN for check in self.checks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For tools."""
+        checks = [dataclasses.asdict(check) | {"state": check.state.value} for check in self.checks]
+        return {"is_fine": self.is_fine, "versions": self.versions, "devices": list(self.devices), "checks": checks}
+
+
+def checkup() -> Checkup:
+    """Look at this machine; takes some seconds, most of them for compiling a network of two layers."""
+    importing = _import_torch_with_logs("tract")  # processes that go on beside the rest
+    steps = [_StepElsewhere("inductor", device) for device in _devices_with_code()]
+    checks = (
+        *(_code_generation(), _kernels(), _cache(), _entry_point()),
+        _step("a step without generated code", lambda: self_check("aot_eager")),
+        *(_step(f"a step with Inductor on {step.device}", step.result) for step in steps),
+        _logs(importing),
+    )
+    return Checkup(_versions(), tuple(_devices()), checks)
+
+
+def _devices_with_code() -> Iterator[str]:
+    if compat.can_generate_code("cpu"):
+        yield "cpu"
+    if torch.cuda.is_available():
+        yield "cuda"
+
+
+def _versions() -> dict[str, str | None]:
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for name in (*REQUIRED, *OPTIONAL):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def _devices() -> Iterator[str]:
+    record = environment()
+    yield f"cpu: {record['cpu']}, {record['cpu_count']} cores, {torch.get_num_threads()} threads"
+    for index in range(torch.cuda.device_count()):
+        of = torch.cuda.get_device_properties(index)
+        yield (
+            f"cuda:{index}: {of.name}, compute capability {of.major}.{of.minor}, {of.total_memory / 2**30:.0f} GiB, "
+            f"{of.multi_processor_count} multiprocessors"
+        )
+
+
+def _code_generation() -> Check:
+    compiler = compat.cpp_compiler()
+    if compiler is not None:
+        return Check("C++ compiler", State.WORKS, f"{compiler}: Inductor generates code for the CPU")
+    advice = 'Install g++ or clang++, or use tract_backend(inner="aot_eager"), which generates no code.'
+    return Check("C++ compiler", State.LIMITED, "none: Inductor cannot generate code for the CPU", advice)
+
+
+def _kernels() -> Check:
+    name = "Triton kernels"
+    if not torch.cuda.is_available():
+        return Check(name, State.LIMITED, "no CUDA device: the covariance comes from PyTorch's own operators")
+    usable = [
+        str(dtype).removeprefix("torch.")
+        for dtype in PRODUCTS
+        if is_triton_usable(torch.empty(1, 1, dtype=dtype, device="cuda"))
+    ]
+    if usable:
+        return Check(name, State.WORKS, f"for {', '.join(usable)}")
+    why = "they need compute capability 8.0" if can_import_triton() else "Triton cannot be imported"
+    return Check(name, State.LIMITED, f"{why}: the covariance comes from PyTorch's own operators")
+
+
+def _cache() -> Check:
+    try:
+        folder = Path(compat.cache_dir())  # makes it
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        advice = (
+            "Set TORCHINDUCTOR_CACHE_DIR to a folder that can be written: Inductor puts the code there that it makes."
+        )
+        return Check("cache folder", State.BROKEN, f"cannot be written: {error}", advice)
+    return Check("cache folder", State.WORKS, str(folder))
+
+
+def _entry_point() -> Check:
+    name = 'torch.compile(backend="tract")'
+    if any(entry.name == "tract" for entry in metadata.entry_points(group="torch_dynamo_backends")):
+        return Check(name, State.WORKS, "registered")
+    advice = (
+        "Install the package (pip install -e .), or give torch.compile the object that tract_fx.tract_backend() makes."
+    )
+    return Check(name, State.LIMITED, "not registered: this is a checkout that is not installed", advice)
+
+
+def _import_torch_with_logs(name: str) -> subprocess.Popen[bytes]:
+    """What a user does who sets ``TORCH_LOGS``."""
+    return subprocess.Popen(
+        [sys.executable, "-c", "import torch"],
+        env={**os.environ, "TORCH_LOGS": name},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def _logs(importing: subprocess.Popen[bytes]) -> Check:
+    if importing.wait() == 0:
+        return Check("TORCH_LOGS", State.WORKS, 'TORCH_LOGS="tract" and "+tract" show what is rewritten')
+    detail = f'torch {torch.__version__} does not know the name "tract"'
+    return Check("TORCH_LOGS", State.LIMITED, detail, 'Use TORCH_LOGS="tract_fx" or "+tract_fx" here.')
+
+
+def _step(name: str, run: Callable[[], SelfCheck]) -> Check:
+    try:
+        result = run()
+    except Exception as error:  # whatever a compiler may raise: that it does is the finding
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        return Check(name, State.BROKEN, f"{type(error).__name__}: {lines[-1] if lines else 'no message'}", REPORT)
+    return Check(name, State.WORKS, str(result)) if result.is_right else Check(name, State.BROKEN, str(result), REPORT)
+
+
+class _StepElsewhere:
+    """The self-check in a process of its own: a compiler that crashes or hangs does not take the report with it."""
+
+    def __init__(self, inner: str, device: str) -> None:
+        self.device = device
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tract_fx.tools.doctor.self_check", inner, device],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def result(self) -> SelfCheck:
+        """Wait for it.
+
+        Raises:
+            RuntimeError: with the last lines of the process, if it failed.
+        """
+        try:
+            out, err = self.process.communicate(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise RuntimeError(f"no result after {PATIENCE} s") from None
+        if self.process.returncode:
+            raise RuntimeError(err.strip() or f"the process ended with status {self.process.returncode}")
+        fields = json.loads(out.splitlines()[-1])
+        return SelfCheck(**fields | {"rewritten": tuple(fields["rewritten"])})

@@ -1,0 +1,1 @@
+"""Images of class folders and archives."""
