@@ -12,7 +12,6 @@ from torch.fx import Graph, Node
 
 from tract_fx.compat import (
     AOTInput,
-    BufferAOTInput,
     GradAOTOutput,
     PlainAOTInput,
     SubclassGetAttrAOTInput,
@@ -63,16 +62,12 @@ class JointGraph:
     Args:
         graph: the joint graph; it is not changed.
         inputs: one entry for each input of the graph that Dynamo captured, in its order.
-        lam_name: name of the input that holds ``lam``, or None when ``lam`` is a constant.
         naming: how layers are called.
     """
 
-    def __init__(
-        self, graph: Graph, inputs: Sequence[GraphInput], lam_name: str | None = None, naming: Naming = DEFAULT_NAMING
-    ) -> None:
+    def __init__(self, graph: Graph, inputs: Sequence[GraphInput], naming: Naming = DEFAULT_NAMING) -> None:
         self.graph = graph
         self.inputs = tuple(inputs)
-        self.lam_name = lam_name
         self.naming = naming
 
     @functools.cached_property
@@ -80,15 +75,6 @@ class JointGraph:
         """The placeholders that are inputs of the user's code; tangents, sizes, seeds and tokens are not."""
         pairs = ((node, self._resolve(node.meta.get("desc"))) for node in self.graph.find_nodes(op="placeholder"))
         return {node: graph_input for node, graph_input in pairs if graph_input is not None}
-
-    @functools.cached_property
-    def lam_node(self) -> Node | None:
-        """The placeholder that holds ``lam``."""
-        for node in self.graph.find_nodes(op="placeholder"):
-            desc = node.meta.get("desc")
-            if isinstance(desc, BufferAOTInput) and desc.target == self.lam_name:
-                return node
-        return None
 
     @functools.cached_property
     def first_tangent(self) -> Node | None:

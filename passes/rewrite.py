@@ -70,17 +70,15 @@ _INHERITED = ("partitioner_tag", "seq_nr", "fwd_nn_module_stack", "stack_trace",
 Decompositions = dict[Any, Callable[..., Any]]
 
 
-def apply(match: Match, lam: Node | float, decompositions: Decompositions | None = None) -> None:
+def apply(match: Match, lam: Node, decompositions: Decompositions | None = None) -> None:
     """Rewrite one match in its graph.
 
     Args:
         match: a result of :func:`~tract_fx.passes.first_layer.find` on the graph as it is now.
-        lam: the node that holds ``lam``, or its value.
+        lam: the node that holds ``lam``, a float64 tensor of no dimension.
         decompositions: those that the rest of the graph was traced with.
     """
-    variable = [lam] if isinstance(lam, Node) else []
-    formula = _formula(match, None if variable else lam)
-    replace_gradient(match, formula, [match.call.input, match.gradient.output_gradient, *variable], decompositions)
+    replace_gradient(match, _formula(match), [match.call.input, match.gradient.output_gradient, lam], decompositions)
     match.call.output.meta[REWRITTEN] = True
 
 
@@ -113,7 +111,7 @@ class Sharing:
 
 def apply_shared(
     match: Match,
-    lam: Node | float,
+    lam: Node,
     sharing: Sharing,
     tangent: Node | None,
     decompositions: Decompositions | None = None,
@@ -122,7 +120,7 @@ def apply_shared(
 
     Args:
         match: as for :func:`apply`, of primal form.
-        lam: the node that holds ``lam``, or its value.
+        lam: the node that holds ``lam``, a float64 tensor of no dimension.
         sharing: with whom.
         tangent: what comes with the backward pass; without it the covariance waits for the gradient of the layer's output.
         decompositions: those that the rest of the graph was traced with.
@@ -132,30 +130,26 @@ def apply_shared(
     """
     gradient, input = match.gradient.node, match.call.input
     layer = describe_layer(match.weights, match.features, match.groups, input.meta["val"].dtype, sharing.version)
-    of_lam = [lam] if isinstance(lam, Node) else []
-    constant = None if of_lam else lam
     users = list(gradient.users)
 
-    def start(input: Tensor, tangent: Tensor, *lam: Tensor) -> tuple[Tensor, Tensor]:
+    def start(input: Tensor, tangent: Tensor, lam: Tensor) -> tuple[Tensor, Tensor]:
         rows, geometry, count = _rows(match, input)
-        return start_covariance(rows, count, _as_tensor(lam, constant, input), tangent, geometry, sharing.groups, layer)
+        return start_covariance(rows, count, lam.to(input.device), tangent, geometry, sharing.groups, layer)
 
     def finish(
-        input: Tensor, gradient: Tensor, output_gradient: Tensor, started: Tensor, exponent: Tensor, *lam: Tensor
+        input: Tensor, gradient: Tensor, output_gradient: Tensor, started: Tensor, exponent: Tensor, lam: Tensor
     ) -> Tensor:
         operands = operands_of(match, input, gradient, output_gradient)
-        new = shared_gradient(
-            started, exponent, operands.gradient, _as_tensor(lam, constant, input), sharing.groups, layer
-        )
+        new = shared_gradient(started, exponent, operands.gradient, lam.to(input.device), sharing.groups, layer)
         return _in_place_of(gradient, operands.restore(new))
 
     output_gradient = match.gradient.output_gradient
-    arguments = [input, tangent or output_gradient, *of_lam]
+    arguments = [input, tangent or output_gradient, lam]
     point = output_gradient if tangent is None else _before_backward(input.graph, arguments)
     started = _inline(_trace(start, arguments, decompositions), arguments, after=point, like=gradient)
     if tangent is not None:
         tangent = _hold(tangent, started[0], like=gradient)
-    arguments = [input, gradient, output_gradient, *started, *of_lam]
+    arguments = [input, gradient, output_gradient, *started, lam]
     (result,) = _inline(_trace(finish, arguments, decompositions), arguments, after=gradient, like=gradient)
     _replace(gradient, result, users)
     match.call.output.meta[REWRITTEN] = True
@@ -187,17 +181,13 @@ def _before_backward(graph: torch.fx.Graph, needed: list[Node]) -> Node:
     return point
 
 
-def _as_tensor(lam: tuple[Tensor, ...], constant: float | None, like: Tensor) -> Tensor:
-    return lam[0].to(like.device) if lam else torch.full((), constant, dtype=torch.float64, device=like.device)
-
-
-def _formula(match: Match, constant: float | None) -> Callable[..., Tensor]:
+def _formula(match: Match) -> Callable[..., Tensor]:
     """The new gradient as a function of the old one's surroundings, in float32 or float64 and the old one's shape."""
 
-    def formula(gradient: Tensor, input: Tensor, output_gradient: Tensor, *lam: Tensor) -> Tensor:
+    def formula(gradient: Tensor, input: Tensor, output_gradient: Tensor, lam: Tensor) -> Tensor:
         operands = operands_of(match, input, gradient, output_gradient)
         solve = operands.dual if match.form is Form.DUAL else operands.primal
-        new = solve(lam[0].to(input.device) if lam else constant)
+        new = solve(lam.to(input.device))
         return _in_place_of(gradient, operands.restore(new))
 
     return formula

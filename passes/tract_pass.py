@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from torch.fx import Graph
+from torch.fx import Graph, Node
 
 from tract_fx.compat import CustomGraphPass
 from tract_fx.passes import rewrite
@@ -23,7 +23,7 @@ class TractPass(CustomGraphPass):
     Args:
         inputs: the inputs of the graph that Dynamo captured.
         layers: ``"first"``, or names of modules and parameters.
-        lam: the name of the graph input that holds ``lam``, or its value.
+        lam: gives the node of a joint graph that holds ``lam``, a float64 tensor of no dimension.
         identity: what tells this pass from every other one, for the keys of Inductor's and AOTAutograd's caches.
         on_findings: called with the findings before anything is changed; it may raise.
         decompositions: makes the table that the joint graph was traced with.
@@ -37,7 +37,7 @@ class TractPass(CustomGraphPass):
         self,
         inputs: Sequence[GraphInput],
         layers: str | tuple[str, ...],
-        lam: str | float,
+        lam: Callable[[Graph], Node],
         identity: tuple[Any, ...],
         on_findings: Callable[[Findings], None],
         decompositions: Callable[[], rewrite.Decompositions] = dict,
@@ -61,15 +61,15 @@ class TractPass(CustomGraphPass):
         """Run the user's passes, then find and rewrite; a graph without a match is left as it is."""
         for user_pass in self.before:
             user_pass(graph)
-        joint = JointGraph(graph, self.inputs, self.lam if isinstance(self.lam, str) else None, self.naming)
+        joint = JointGraph(graph, self.inputs, self.naming)
         findings = find(joint, self.layers, shared=self.sharing is not None)
         self.on_findings(findings)
         if not findings.matches:
             return
-        lam = self.lam if joint.lam_node is None else joint.lam_node
         decompositions = self.decompositions()
         tangent = joint.first_tangent
         with self.watch(graph):
+            lam = self.lam(graph)
             for match in findings.matches:
                 if self.sharing is None:
                     rewrite.apply(match, lam, decompositions)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,12 +13,13 @@ from tract_fx.compile import skipped
 from tract_fx.compile.captured import Captured
 from tract_fx.compile.compilers import Compiled, compile_eagerly, compile_with_inductor
 from tract_fx.compile.inputs import classify
+from tract_fx.compile.lam_input import LamInput, LamValue
 from tract_fx.compile.model_frame import ModelFrame, current_frame
 from tract_fx.compile.reporting import check_names, report_findings
 from tract_fx.distributed import agreement
 from tract_fx.distributed.groups import process_count, sharing_groups
 from tract_fx.errors import TractError, TractWarning
-from tract_fx.options import DEFAULT_LAM, TractOptions, check_lam
+from tract_fx.options import DEFAULT_LAM, TractOptions
 from tract_fx.passes.joint_graph import Role
 from tract_fx.records import GraphRecord, LayerMatch, LayerRejection
 
@@ -27,10 +27,6 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 __all__ = ["TractBackend", "tract", "tract_backend"]
-
-log = logging.getLogger(__name__)
-
-LAM_INPUT = "_tract_fx_lam"
 
 OWN_COVARIANCE = (
     "There are {count} processes, and each uses the covariance of its own part of the batch, which for few rows is not "
@@ -136,8 +132,7 @@ class TractBackend:
     def __init__(self, options: TractOptions, told: set[str] | None = None) -> None:
         self.options = options
         self._warned: set[str] = set() if told is None else told
-        self._lam = options.lam
-        self._lam_tensors: dict[torch.device, torch.Tensor] = {}
+        self._lam = LamValue(options.lam)
         self._records: list[GraphRecord] = []
 
     def __repr__(self) -> str:
@@ -150,15 +145,11 @@ class TractBackend:
         Processes that share a covariance have to set it in the same step. On the CPU every backward pass checks that; on
         a GPU, which would have to be waited for, only a layer's first one does.
         """
-        return self._lam
+        return self._lam.value
 
     @lam.setter
     def lam(self, value: float) -> None:
-        self._lam = check_lam(value)
-        for tensor in self._lam_tensors.values():
-            # Through .data: a forward pass may have saved the tensor for its backward pass, which would otherwise
-            # complain that it was modified.
-            tensor.data.fill_(self._lam)
+        self._lam.value = value
 
     @property
     def matches(self) -> tuple[LayerMatch, ...]:
@@ -197,7 +188,7 @@ class TractBackend:
         )
         try:
             check_names(settings.layers, frame, captured.inputs)
-            compiled = self._compile(captured, self._lift_lam(captured))
+            compiled = self._compile(captured, self._lam.enter(captured.gm, captured.parameter_device))
         except TractError as error:
             _announce_refusal(captured, str(error))
             raise
@@ -212,7 +203,7 @@ class TractBackend:
     def _groups(self, settings: TractOptions) -> tuple[agreement.Group, ...]:
         return sharing_groups(settings.process_group)
 
-    def _compile(self, captured: Captured, lam: str | float) -> Compiled:
+    def _compile(self, captured: Captured, lam: LamInput) -> Compiled:
         if captured.settings.inner == "aot_eager":
             return compile_eagerly(captured, lam)
         return compile_with_inductor(captured, lam)
@@ -241,15 +232,3 @@ class TractBackend:
             return
         self._warned.add(OWN_COVARIANCE)
         warnings.warn(OWN_COVARIANCE.format(count=count), TractWarning, stacklevel=2)
-
-    def _lift_lam(self, captured: Captured) -> str | float:
-        """Make ``lam`` an input of the graph; its value, to be compiled in, where that cannot be done."""
-        device = captured.parameter_device
-        if device is None or not torch.is_grad_enabled():
-            return self._lam
-        if device not in self._lam_tensors:
-            self._lam_tensors[device] = compat.real_scalar(self._lam, device)
-        if compat.lift_as_input(captured.gm, LAM_INPUT, self._lam_tensors[device]):
-            return LAM_INPUT
-        log.warning("lam=%s is compiled into a graph that Dynamo did not make; to change it, compile anew", self._lam)
-        return self._lam

@@ -12,7 +12,7 @@ from torch._inductor.utils import run_and_get_code
 from torch.fx import Node
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from support.graphs import joint_graph
+from support.graphs import joint_graph, lam_node
 from support.marks import codegen
 from support.works import works
 from tract_fx import compat, tract_backend
@@ -33,7 +33,7 @@ def network() -> nn.Module:
 def shared(sharing: Sharing = SHARING, dtype: torch.dtype = torch.float32, **arguments: Any) -> JointGraph:
     joint = joint_graph(network().to(dtype), torch.randn(4, 3, 9, 8, dtype=dtype), **arguments)
     (match,) = find(joint, shared=True).matches
-    apply_shared(match, 0.1, sharing, joint.first_tangent)
+    apply_shared(match, lam_node(joint.graph), sharing, joint.first_tangent)
     joint.graph.lint()
     return joint
 
@@ -78,7 +78,7 @@ def test_the_partitioner_keeps_that_order() -> None:
     captured: list[Node] = []
     module = torch.fx.GraphModule(nn.Module(), joint.graph)
     (match,) = find(joint, shared=True).matches
-    apply_shared(match, 0.1, SHARING, joint.first_tangent)
+    apply_shared(match, lam_node(joint.graph), SHARING, joint.first_tangent)
     outputs = len(joint.graph.output_node().args[0])
     forward_outputs = outputs - sum(
         isinstance(desc, compat.GradAOTOutput) or desc is None for desc in descriptors(joint)

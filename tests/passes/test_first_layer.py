@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from support.graphs import joint_graph
+from support.graphs import joint_graph, lam_node
 from support.works import works
 from tract_fx.passes.first_layer import Findings, Form, RejectionKind, find, is_named
 from tract_fx.passes.rewrite import apply
@@ -273,7 +273,7 @@ def test_a_second_run_finds_nothing(inductor: bool) -> None:
     model = network(conv=nn.Conv2d(3, 4, 3), act=nn.Tanh(), flat=nn.Flatten(), fc=nn.Linear(4 * 42, 2))
     joint = joint_graph(model, image(), inductor=inductor)
     for match in find(joint).matches:
-        apply(match, 0.1)
+        apply(match, lam_node(joint.graph))
     assert find(joint) == Findings(has_gradients=True)
 
 

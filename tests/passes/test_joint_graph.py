@@ -18,7 +18,6 @@ def test_inputs_directions_and_operators() -> None:
     assert roles["1.running_mean"] is Role.STATIC
     assert [name for name, role in roles.items() if role is Role.DATA] == ["args[0]"]
     assert joint.has_gradients
-    assert joint.lam_node is None
     forward = [operator_of(node) for node in joint.forward_nodes]
     assert forward.count("convolution") == 1
     assert forward.count("convolution_backward") == 0

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from support.graphs import joint_graph
+from support.graphs import joint_graph, lam_node
 from support.oracle import error, squared, tract_gradients
 from support.product import Product
 from support.training import gradients
@@ -134,9 +134,10 @@ def test_weights_of_each_batch_entry_have_their_own_covariance(
 def rewritten(model: nn.Module, x: torch.Tensor, **arguments: bool) -> tuple[list[str], torch.fx.Graph]:
     """Names of the nodes before, and the graph after."""
     joint = joint_graph(model, x, **arguments)
+    lam = lam_node(joint.graph, LAM)
     before = [node.name for node in joint.graph.nodes]
     for match in find(joint).matches:
-        apply(match, LAM)
+        apply(match, lam)
     joint.graph.lint()
     return before, joint.graph
 
@@ -170,7 +171,7 @@ def test_only_the_gradient_of_the_first_weight_has_other_inputs() -> None:
     joint = joint_graph(stem(), torch.randn(4, 3, 9, 8))
     outputs = list(joint.graph.output_node().args[0])
     (match,) = find(joint).matches
-    apply(match, LAM)
+    apply(match, lam_node(joint.graph, LAM))
     after = list(joint.graph.output_node().args[0])
     changed = [index for index, (old, new) in enumerate(zip(outputs, after, strict=True)) if old is not new]
     assert len(changed) == 1
@@ -186,7 +187,7 @@ def test_under_autocast_the_result_is_never_narrowed(inductor: bool, layer: nn.M
     joint = joint_graph(autocast(model), torch.randn(4, 3, 9, 8), inductor=inductor)
     (match,) = find(joint).matches
     assert match.gradient.node.meta["val"].dtype == torch.bfloat16
-    apply(match, LAM)
+    apply(match, lam_node(joint.graph, LAM))
     joint.graph.lint()
     gradient = next(
         node
@@ -213,7 +214,7 @@ def test_one_graph_holds_symbolic_rows() -> None:
     """The rows are computed from the sizes of the batch in hand, not baked in."""
     joint = joint_graph(stem(), torch.randn(5, 3, 9, 8), dynamic=True)
     (match,) = find(joint).matches
-    apply(match, LAM)
+    apply(match, lam_node(joint.graph, LAM))
     joint.graph.lint()
     division = next(
         node

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch._inductor.custom_graph_pass import CustomGraphPass
 
-from support.graphs import joint_graph
+from support.graphs import joint_graph, lam_node
 from tract_fx.passes.first_layer import Findings
 from tract_fx.passes.tract_pass import TractPass
 
@@ -29,7 +29,7 @@ def ignore(findings: Findings) -> None:
 
 def make(**arguments: object) -> TractPass:
     return TractPass(
-        **{"inputs": (), "layers": "first", "lam": 0.1, "identity": ("a",), "on_findings": ignore, **arguments}
+        **{"inputs": (), "layers": "first", "lam": lam_node, "identity": ("a",), "on_findings": ignore, **arguments}
     )
 
 

@@ -4,10 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.fx import Graph
+from torch.fx import Graph, Node
 
 from tract_fx import compat
 from tract_fx.compile.inputs import classify
+from tract_fx.compile.lam_input import LamInput
 from tract_fx.compile.model_frame import current_frame
 from tract_fx.passes.joint_graph import JointGraph
 
@@ -40,6 +41,11 @@ def joint_graphs(
     with torch.set_grad_enabled(train):
         torch.compile(model, backend=backend, **compile_arguments)(*inputs)
     return captured
+
+
+def lam_node(graph: Graph, lam: float = 0.1) -> Node:
+    """A node of a joint graph that holds ``lam``."""
+    return LamInput(lam).node_in(graph)
 
 
 def joint_graph(model: Callable[..., Any], *inputs: Any, **arguments: Any) -> JointGraph:

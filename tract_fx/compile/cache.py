@@ -21,6 +21,7 @@ import torch
 
 from tract_fx.compat import cache_dir
 from tract_fx.compile.captured import Captured
+from tract_fx.compile.lam_input import LamInput
 from tract_fx.records import GraphRecord
 from tract_fx.source_hash import source_hash
 
@@ -29,7 +30,7 @@ __all__ = ["RecordStore", "fingerprint"]
 log = logging.getLogger(__name__)
 
 
-def fingerprint(captured: Captured, lam: str | float) -> tuple[Any, ...]:
+def fingerprint(captured: Captured, lam: LamInput) -> tuple[Any, ...]:
     """Everything on which the findings depend: sources, options, the graph, its inputs, names, and autograd's state."""
     stacks = [list(node.meta.get("nn_module_stack", {}).values())[-1:] for node in captured.gm.graph.nodes]
     return (

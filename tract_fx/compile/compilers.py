@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from tract_fx import compat
 from tract_fx.compile.cache import RecordStore, fingerprint
 from tract_fx.compile.captured import Captured
+from tract_fx.compile.lam_input import LamInput
 from tract_fx.compile.logs import showing
 from tract_fx.compile.reporting import FindingsRecorder
 from tract_fx.passes.tract_pass import TractPass
@@ -26,13 +27,13 @@ class Compiled(NamedTuple):
     traced: bool
 
 
-def compile_eagerly(captured: Captured, lam: str | float) -> Compiled:
+def compile_eagerly(captured: Captured, lam: LamInput) -> Compiled:
     """Run the joint graph as it is, after the pass."""
     findings = FindingsRecorder(captured.settings)
     tract_pass = TractPass(
         captured.inputs,
         captured.settings.layers,
-        lam,
+        lam.node_in,
         (),
         findings,
         naming=captured.naming,
@@ -43,7 +44,7 @@ def compile_eagerly(captured: Captured, lam: str | float) -> Compiled:
     return Compiled(call, findings.record, traced=True)
 
 
-def compile_with_inductor(captured: Captured, lam: str | float) -> Compiled:
+def compile_with_inductor(captured: Captured, lam: LamInput) -> Compiled:
     """Compile with Inductor, its caches on; on a hit the record comes from the store."""
     patches = captured.settings.inductor_patches()
     store = RecordStore(fingerprint(captured, lam))
@@ -51,7 +52,7 @@ def compile_with_inductor(captured: Captured, lam: str | float) -> Compiled:
     patches[JOINT_PASS] = TractPass(
         captured.inputs,
         captured.settings.layers,
-        lam,
+        lam.node_in,
         identity=("tract_fx", store.token),
         on_findings=findings,
         decompositions=compat.inductor_decompositions,

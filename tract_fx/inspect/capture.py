@@ -19,6 +19,7 @@ from tract_fx import compat
 from tract_fx.backend import TractBackend
 from tract_fx.compile.captured import Captured
 from tract_fx.compile.compilers import Compiled
+from tract_fx.compile.lam_input import LamInput
 from tract_fx.compile.model_frame import ModelFrame
 from tract_fx.compile.reporting import FindingsRecorder
 from tract_fx.distributed.agreement import Group
@@ -139,7 +140,7 @@ class _CapturingBackend(TractBackend):
         self.mode = mode
         self.graphs: list[CapturedGraph] = []
 
-    def _compile(self, captured: Captured, lam: str | float) -> Compiled:
+    def _compile(self, captured: Captured, lam: LamInput) -> Compiled:
         reason = compat.break_reason(captured.gm)
         record = GraphRecord()
 
@@ -155,7 +156,7 @@ class _CapturingBackend(TractBackend):
             TractPass(
                 captured.inputs,
                 captured.settings.layers,
-                lam,
+                lam.node_in,
                 (),
                 look,
                 decompositions=compat.inductor_decompositions,

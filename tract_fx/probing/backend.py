@@ -14,6 +14,7 @@ from tract_fx import compat
 from tract_fx.backend import TractBackend
 from tract_fx.compile.captured import Captured
 from tract_fx.compile.compilers import Compiled
+from tract_fx.compile.lam_input import LamInput
 from tract_fx.compile.model_frame import ModelFrame
 from tract_fx.compile.reporting import FindingsRecorder
 from tract_fx.errors import ProbeError, TractError
@@ -66,7 +67,7 @@ class ObservingBackend(TractBackend):
         for layer in self.layers.values():
             layer.observer.samples = samples
 
-    def _compile(self, captured: Captured, lam: str | float) -> Compiled:
+    def _compile(self, captured: Captured, lam: LamInput) -> Compiled:
         findings = FindingsRecorder(captured.settings)
         observing = ObservingPass(
             captured.inputs, captured.settings.layers, self._observer, findings, naming=captured.naming
