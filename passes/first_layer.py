@@ -24,15 +24,16 @@ from tract_fx.passes.calls import Call, Kind, Side, calls, is_layer_operator
 from tract_fx.passes.dependence import Dependence, FirstParameterUse, dependences, first_parameter_use
 from tract_fx.passes.joint_graph import JointGraph, Role, operator_of
 from tract_fx.passes.obstacles import (
-    REMEDY,
+    Remedy,
     differentiated_by_hand,
     obstacle,
     obstacle_in_batch,
     other_products,
 )
 from tract_fx.passes.weight_gradient import AmbiguousGradientError, WeightGradient, weight_gradient
+from tract_fx.records import RejectionKind
 
-__all__ = ["Findings", "Form", "Match", "Rejection", "RejectionKind", "find", "is_named"]
+__all__ = ["Findings", "Form", "Match", "Rejection", "find", "is_named"]
 
 Size = int | torch.SymInt
 
@@ -41,10 +42,6 @@ Size = int | torch.SymInt
 LARGEST_DYNAMIC_PRIMAL = 4096
 
 REWRITTEN = "tract_fx_rewritten"
-
-WITHOUT_GROUP = (
-    "Leave process_group out: each process then uses the covariance of its own rows, in a system of their number."
-)
 
 
 class Form(enum.Enum):
@@ -78,29 +75,16 @@ class Match:
         return any(item.shared for item in self.batch)
 
 
-class RejectionKind(enum.Enum):
-    """Why a call is no match, by what follows from it."""
-
-    UNSUPPORTED = "unsupported"
-    """It should be rewritten and cannot be: an error, unless the user says otherwise."""
-    NO_FIRST_LAYER = "no first layer"
-    """Data enters, but what it meets first is not a layer: a warning."""
-    CONSTANT_INPUT = "constant input"
-    """Not a first layer, because nothing in its input is data: information."""
-    NO_GRADIENT = "no gradient"
-    """Its weight's gradient is not computed (a detached weight, an output that no loss depends on): information."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Rejection:
-    """A call, or an operation, that was not taken, and what to do about it."""
+    """A call, or an operation, that was not taken, why, and what can be done about it."""
 
     kind: RejectionKind
     layer: str
     weights: tuple[str, ...]
     op: str
     reason: str
-    advice: str = ""
+    remedy: Remedy | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,12 +162,12 @@ def _classify(
 def _match(
     joint: JointGraph, call: Call, layer: str, weights: tuple[str, ...], shared_covariance: bool
 ) -> Match | Rejection:
-    def refuse(reason: str, advice: str = REMEDY) -> Rejection:
-        return Rejection(RejectionKind.UNSUPPORTED, layer, weights, call.operator, reason, advice)
+    def refuse(reason: str, remedy: Remedy = Remedy.CHOOSE_LAYERS) -> Rejection:
+        return Rejection(RejectionKind.UNSUPPORTED, layer, weights, call.operator, reason, remedy)
 
     batch = batch_of(call.weight) if call.weight.meta["val"].dim() == 3 and call.kind is Kind.PRODUCT else ()
     if (found := obstacle(joint, call, weights) or obstacle_in_batch(batch)) is not None:
-        return refuse(found.reason, found.advice)
+        return refuse(found.reason, found.remedy)
     try:
         gradient = weight_gradient(joint, call)
     except AmbiguousGradientError as error:
@@ -196,7 +180,7 @@ def _match(
     if shared_covariance and form is Form.DUAL:
         if features > LARGEST_DYNAMIC_PRIMAL:
             size = f"{features} x {features}, {8 * features**2 / 2**20:,.0f} MiB"
-            return refuse(f"its covariance, {size} to be summed over processes, is too large", WITHOUT_GROUP)
+            return refuse(f"its covariance, {size} to be summed over processes, is too large", Remedy.OWN_COVARIANCE)
         form = Form.PRIMAL
     return Match(call, gradient, layer, weights, rows, features, groups, form, batch)
 
@@ -208,7 +192,14 @@ def _other_layers(
     for product in other_products(joint, depends):
         layer = joint.naming.of_layer(product.node)
         if layers == "first" or any(is_named(name, layer, product.weights) for name in layers):
-            yield Rejection(RejectionKind.UNSUPPORTED, layer, product.weights, product.operator, product.reason, REMEDY)
+            yield Rejection(
+                RejectionKind.UNSUPPORTED,
+                layer,
+                product.weights,
+                product.operator,
+                product.reason,
+                Remedy.CHOOSE_LAYERS,
+            )
 
 
 def _with_hand_written_backwards(
@@ -219,7 +210,7 @@ def _with_hand_written_backwards(
     for item in rejections:
         own = item.kind is RejectionKind.NO_GRADIENT and item.weights not in known
         if own and (found := differentiated_by_hand(joint, item.weights, depends)) is not None:
-            item = dataclasses.replace(item, kind=RejectionKind.UNSUPPORTED, reason=found.reason, advice=found.advice)
+            item = dataclasses.replace(item, kind=RejectionKind.UNSUPPORTED, reason=found.reason, remedy=found.remedy)
         yield item
 
 
@@ -267,7 +258,7 @@ def _no_first_layer(joint: JointGraph, use: FirstParameterUse) -> Rejection:
         use.parameters,
         op,
         f"there is no first layer: data first meets a parameter in {op}, and {why}",
-        'To rewrite a later layer all the same, name it: layers=["..."].',
+        Remedy.NAME_LAYER,
     )
 
 
@@ -289,5 +280,5 @@ def _named_but_not_called(
             reason = (
                 "none of its parameters is the weight of a convolution or matrix product whose gradient is computed"
             )
-        missing.append(Rejection(RejectionKind.UNSUPPORTED, name, weights, "", reason, "Take it out of layers=[...]."))
+        missing.append(Rejection(RejectionKind.UNSUPPORTED, name, weights, "", reason, Remedy.REMOVE_NAME))
     return missing

@@ -1,8 +1,9 @@
-"""Why a call that should be rewritten cannot be: each obstacle with the way out."""
+"""Why a call that should be rewritten cannot be: each obstacle with its remedy."""
 
 from __future__ import annotations
 
 import dataclasses
+import enum
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
@@ -14,34 +15,17 @@ from tract_fx.passes.dependence import Dependence, operands
 from tract_fx.passes.joint_graph import JointGraph, Role, is_backward, is_tensor_node, operator_of, target_of
 
 __all__ = [
-    "REMEDY",
     "Obstacle",
     "OtherProduct",
+    "Remedy",
     "differentiated_by_hand",
     "obstacle",
     "obstacle_in_batch",
     "other_products",
 ]
 
-REMEDY = (
-    'Name other layers with layers=[...], or let this one train with its plain gradient with on_unsupported="warn" or '
-    '"ignore".'
-)
-BACKWARD_OUTSIDE = (
-    "Compile the forward pass and the loss, and call backward() outside, or inside without "
-    'torch._dynamo.config.trace_autograd_ops; or train with plain gradients with on_unsupported="warn" or "ignore".'
-)
-KERNEL_STATIC = (
-    "Compute them from sizes that are the same in every step, or compile with dynamic=False: then each kernel size has "
-    "a graph of its own."
-)
 BY_HAND = "a hand-written backward pass (torch.autograd.Function) computes the gradient of its weight"
 WRAPPED = "it is wrapped in tract_fx.TrAct already, which computes this gradient with a lam of its own"
-UNWRAP = (
-    'Compile the model with another backend, such as "inductor", or take TrAct off the layer; with on_unsupported="warn" or '
-    '"ignore" the wrapper\'s gradient is left as it is.'
-)
-
 # Operators that multiply rows with a weight, but not as a real matrix product of two tensors of the graph.
 _OTHER_PRODUCTS = {
     "_trilinear": "a bilinear layer multiplies pairs of features, and its rows have no covariance in the closed form",
@@ -59,12 +43,31 @@ _TRANSPOSITIONS = ("t", "permute", "transpose")
 _SAME_ORDER = ("alias", "_to_copy", "prims.convert_element_type", "view")
 
 
+class Remedy(enum.Enum):
+    """What a user can do about a rejection; whoever knows the options puts it into words."""
+
+    CHOOSE_LAYERS = enum.auto()
+    """Choose other layers, or let this one train with its plain gradient."""
+    NAME_LAYER = enum.auto()
+    """Name a later layer."""
+    REMOVE_NAME = enum.auto()
+    """Remove the name from those that were chosen."""
+    BACKWARD_OUTSIDE = enum.auto()
+    """Call the backward pass outside of the compiled function."""
+    STATIC_KERNEL = enum.auto()
+    """Compute kernel sizes and strides from static sizes."""
+    UNWRAP = enum.auto()
+    """Compile with another backend, or remove the wrapper from the layer."""
+    OWN_COVARIANCE = enum.auto()
+    """Let each process use the covariance of its own rows."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Obstacle:
-    """A reason and what to do about it."""
+    """A reason, and what can be done about it."""
 
     reason: str
-    advice: str = REMEDY
+    remedy: Remedy = Remedy.CHOOSE_LAYERS
 
 
 def obstacle(joint: JointGraph, call: Call, weights: Iterable[str]) -> Obstacle | None:
@@ -72,7 +75,7 @@ def obstacle(joint: JointGraph, call: Call, weights: Iterable[str]) -> Obstacle 
     if not joint.differentiated_inside.isdisjoint(weights):
         return Obstacle(
             "the compiled function itself takes the gradient of its weight, where this pass cannot see it",
-            BACKWARD_OUTSIDE,
+            Remedy.BACKWARD_OUTSIDE,
         )
     if call.transposed:
         return Obstacle("a transposed convolution has no rows that its weight multiplies")
@@ -84,7 +87,7 @@ def obstacle(joint: JointGraph, call: Call, weights: Iterable[str]) -> Obstacle 
         return Obstacle(found)
     geometry = call.geometry
     if not all(isinstance(size, int) for size in (*geometry.kernel_size, *geometry.stride, *geometry.dilation)):
-        return Obstacle("its kernel size or stride is dynamic", KERNEL_STATIC)
+        return Obstacle("its kernel size or stride is dynamic", Remedy.STATIC_KERNEL)
     value = call.input.meta["val"]
     if not value.is_floating_point():
         return Obstacle(f"its input has dtype {value.dtype}; the covariance is defined for real floating-point numbers")
@@ -146,7 +149,7 @@ def differentiated_by_hand(
             continue
         seen.add(node)
         if target_of(node) == "tract_fx.patch_gram":
-            return Obstacle(WRAPPED, UNWRAP)
+            return Obstacle(WRAPPED, Remedy.UNWRAP)
         if is_backward(node) or _is_untagged(node):
             pending.extend(node.all_input_nodes)
         elif node in depends and depends[node].data and depends[node].is_parameter_free and _is_real(node):

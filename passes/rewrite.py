@@ -37,7 +37,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from tract_fx.compat import detect_fake_mode, preserving_no_metadata
 from tract_fx.distributed.agreement import Group
-from tract_fx.distributed.covariance import describe_layer, hold, shared_gradient, start_covariance
+from tract_fx.distributed.covariance import Sharing, order_after, shared_gradient, start_covariance
 from tract_fx.ops.operands import Operands, convolution_operands, laid_out_as
 from tract_fx.ops.patches import LINEAR, PatchGeometry
 from tract_fx.passes.batch import Folding
@@ -45,7 +45,7 @@ from tract_fx.passes.calls import Kind, Side
 from tract_fx.passes.first_layer import REWRITTEN, Form, Match
 from tract_fx.passes.joint_graph import is_backward
 
-__all__ = ["Sharing", "apply", "apply_shared", "operands_of", "replace_gradient"]
+__all__ = ["apply", "apply_shared", "operands_of", "replace_gradient"]
 
 aten = torch.ops.aten
 
@@ -101,18 +101,10 @@ def replace_gradient(
     _replace(gradient, result, users)
 
 
-@dataclasses.dataclass(frozen=True)
-class Sharing:
-    """With whom covariances are shared: process groups, and the version of this package that all of them must have."""
-
-    groups: tuple[Group, ...]
-    version: str
-
-
 def apply_shared(
     match: Match,
     lam: Node,
-    sharing: Sharing,
+    groups: tuple[Group, ...],
     tangent: Node | None,
     decompositions: Decompositions | None = None,
 ) -> Node | None:
@@ -121,7 +113,7 @@ def apply_shared(
     Args:
         match: as for :func:`apply`, of primal form.
         lam: the node that holds ``lam``, a float64 tensor of no dimension.
-        sharing: with whom.
+        groups: process groups that share it.
         tangent: what comes with the backward pass; without it the covariance waits for the gradient of the layer's output.
         decompositions: those that the rest of the graph was traced with.
 
@@ -129,18 +121,18 @@ def apply_shared(
         What stands for ``tangent`` in the rest of the graph.
     """
     gradient, input = match.gradient.node, match.call.input
-    layer = describe_layer(match.weights, match.features, match.groups, input.meta["val"].dtype, sharing.version)
+    sharing = Sharing.of(groups, match.weights, match.features, match.groups, input.meta["val"].dtype)
     users = list(gradient.users)
 
     def start(input: Tensor, tangent: Tensor, lam: Tensor) -> tuple[Tensor, Tensor]:
         rows, geometry, count = _rows(match, input)
-        return start_covariance(rows, count, lam.to(input.device), tangent, geometry, sharing.groups, layer)
+        return start_covariance(rows, count, lam.to(input.device), tangent, geometry, sharing)
 
     def finish(
         input: Tensor, gradient: Tensor, output_gradient: Tensor, started: Tensor, exponent: Tensor, lam: Tensor
     ) -> Tensor:
         operands = operands_of(match, input, gradient, output_gradient)
-        new = shared_gradient(started, exponent, operands.gradient, lam.to(input.device), sharing.groups, layer)
+        new = shared_gradient(started, exponent, operands.gradient, lam.to(input.device), sharing)
         return _in_place_of(gradient, operands.restore(new))
 
     output_gradient = match.gradient.output_gradient
@@ -148,7 +140,7 @@ def apply_shared(
     point = output_gradient if tangent is None else _before_backward(input.graph, arguments)
     started = _inline(_trace(start, arguments, decompositions), arguments, after=point, like=gradient)
     if tangent is not None:
-        tangent = _hold(tangent, started[0], like=gradient)
+        tangent = _order_after(tangent, started[0], like=gradient)
     arguments = [input, gradient, output_gradient, *started, lam]
     (result,) = _inline(_trace(finish, arguments, decompositions), arguments, after=gradient, like=gradient)
     _replace(gradient, result, users)
@@ -156,14 +148,14 @@ def apply_shared(
     return tangent
 
 
-def _hold(tangent: Node, started: Node, like: Node) -> Node:
+def _order_after(tangent: Node, started: Node, like: Node) -> Node:
     """Let everything that uses ``tangent`` come after ``started``, unless that takes a copy of something large."""
     size = tangent.meta["val"].numel()
     if isinstance(size, int) and size > MOST_HELD:
         return tangent
     users = [user for user in tangent.users if started < user]
     arguments = [tangent, started]
-    (held,) = _inline(_trace(hold, arguments, None), arguments, after=started, like=like)
+    (held,) = _inline(_trace(order_after, arguments, None), arguments, after=started, like=like)
     for user in users:
         user.replace_input_with(tangent, held)
     return held

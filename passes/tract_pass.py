@@ -9,6 +9,7 @@ from typing import Any
 from torch.fx import Graph, Node
 
 from tract_fx.compat import CustomGraphPass
+from tract_fx.distributed.agreement import Group
 from tract_fx.passes import rewrite
 from tract_fx.passes.first_layer import Findings, find
 from tract_fx.passes.joint_graph import DEFAULT_NAMING, GraphInput, JointGraph
@@ -29,7 +30,7 @@ class TractPass(CustomGraphPass):
         decompositions: makes the table that the joint graph was traced with.
         before: passes of the user, run first.
         naming: how layers are called.
-        sharing: processes that share covariances, if any.
+        process_groups: that share covariances, if any.
         watch: makes the context in which a graph that has matches is changed; it sees the graph before and after.
     """
 
@@ -43,7 +44,7 @@ class TractPass(CustomGraphPass):
         decompositions: Callable[[], rewrite.Decompositions] = dict,
         before: Sequence[Callable[[Graph], None]] = (),
         naming: Naming = DEFAULT_NAMING,
-        sharing: rewrite.Sharing | None = None,
+        process_groups: tuple[Group, ...] = (),
         watch: Callable[[Graph], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         self.inputs = tuple(inputs)
@@ -54,7 +55,7 @@ class TractPass(CustomGraphPass):
         self.decompositions = decompositions
         self.before = tuple(before)
         self.naming = naming
-        self.sharing = sharing
+        self.process_groups = process_groups
         self.watch = watch
 
     def __call__(self, graph: Graph) -> None:
@@ -62,7 +63,7 @@ class TractPass(CustomGraphPass):
         for user_pass in self.before:
             user_pass(graph)
         joint = JointGraph(graph, self.inputs, self.naming)
-        findings = find(joint, self.layers, shared=self.sharing is not None)
+        findings = find(joint, self.layers, shared=bool(self.process_groups))
         self.on_findings(findings)
         if not findings.matches:
             return
@@ -71,10 +72,10 @@ class TractPass(CustomGraphPass):
         with self.watch(graph):
             lam = self.lam(graph)
             for match in findings.matches:
-                if self.sharing is None:
-                    rewrite.apply(match, lam, decompositions)
+                if self.process_groups:
+                    tangent = rewrite.apply_shared(match, lam, self.process_groups, tangent, decompositions)
                 else:
-                    tangent = rewrite.apply_shared(match, lam, self.sharing, tangent, decompositions)
+                    rewrite.apply(match, lam, decompositions)
             graph.lint()
 
     def uuid(self) -> tuple[Any, ...] | None:

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tract_fx import compat
+from tract_fx import compat, process_state
 from tract_fx.compile import skipped
 from tract_fx.compile.captured import Captured
-from tract_fx.compile.compilers import Compiled, compile_eagerly, compile_with_inductor
+from tract_fx.compile.compilers import Compiled, CompileGraph, compile_graph
 from tract_fx.compile.inputs import classify
-from tract_fx.compile.lam_input import LamInput, LamValue
+from tract_fx.compile.lam_input import LamValue
 from tract_fx.compile.model_frame import ModelFrame, current_frame
 from tract_fx.compile.reporting import check_names, report_findings
 from tract_fx.distributed import agreement
-from tract_fx.distributed.groups import process_count, sharing_groups
-from tract_fx.errors import TractError, TractWarning
+from tract_fx.distributed.groups import sharing_groups, warn_about_own_covariance
+from tract_fx.errors import TractError
 from tract_fx.options import DEFAULT_LAM, TractOptions
 from tract_fx.passes.joint_graph import Role
 from tract_fx.records import GraphRecord, LayerMatch, LayerRejection
@@ -27,14 +26,6 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 __all__ = ["TractBackend", "tract", "tract_backend"]
-
-OWN_COVARIANCE = (
-    "There are {count} processes, and each uses the covariance of its own part of the batch, which for few rows is not "
-    'the method. If their gradients are averaged, give process_group="ddp", or the process group, to tract_backend(...) '
-    "or to the options of torch.compile; the covariance is then that of the whole batch."
-)
-# The backend under its name is made anew for every graph; what it says only once is here.
-_warned_by_name: set[str] = set()
 
 
 def tract_backend(
@@ -100,11 +91,13 @@ def tract(
     Raises:
         OptionError: naming the option, its value and what is allowed.
     """
-    return TractBackend(TractOptions.from_compile_arguments(mode, options), _warned_by_name)(gm, example_inputs)
+    return TractBackend(TractOptions.from_compile_arguments(mode, options), warned=process_state.warned)(
+        gm, example_inputs
+    )
 
 
 def expect_compiled_model(owner: object = tract, *, suppress_warnings: bool = False) -> None:
-    """To be called inside of ``torch.compile``: should Dynamo skip the model, the user will hear of it."""
+    """To be called inside of ``torch.compile``: should Dynamo skip the model, the user is warned."""
     model = compat.model_given_to_compile()
     if model is not None:
         skipped.expect(model, owner, suppress_warnings=suppress_warnings)
@@ -114,36 +107,61 @@ tract._dynamo_backend_init = expect_compiled_model  # torch 2.15 calls it whenev
 
 
 def _announce_refusal(captured: Captured, reason: str) -> None:
-    """Processes that would share a covariance with this one need not wait for it."""
+    """Say to processes that would share a covariance with this one that they need not wait for it."""
     names = [item.name for item in captured.inputs]
     if captured.groups and torch.is_grad_enabled() and any(item.role is Role.PARAMETER for item in captured.inputs):
         agreement.refuse(captured.groups, names, reason)
 
 
 class TractBackend:
-    """See :func:`tract_backend`."""
+    """A backend for ``torch.compile``; :func:`tract_backend` makes one from keyword arguments.
+
+    Dynamo calls it once for each graph that it captures. One object may compile several models; its ``lam`` is that of all
+    of them.
+
+    Args:
+        options: how layers are chosen and graphs are compiled.
+        compile_graph: what compiles a captured graph, by default as ``options.inner`` says.
+        trains: whether the graphs are going to train. Where they are not (``explain`` and ``probe``), other processes have
+            no part in them, nothing is reported, and no optimiser is expected.
+        warned: keys of what has been said and is not said again; by default what this object has said.
+    """
+
+    def __init__(
+        self,
+        options: TractOptions,
+        compile_graph: CompileGraph = compile_graph,
+        *,
+        trains: bool = True,
+        warned: set[str] | None = None,
+    ) -> None:
+        self.options = options
+        self._compile_graph = compile_graph
+        self._trains = trains
+        self._warned: set[str] = set() if warned is None else warned
+        self._lam = LamValue(options.lam)
+        self._records: list[GraphRecord] = []
 
     @property
     def __name__(self) -> str:
         """``"tract"``; ``torch.compile`` asks for it, and that is when the model it compiles can be seen."""
-        expect_compiled_model(self, suppress_warnings=self.options.on_unsupported == "ignore")
+        if self._trains:
+            expect_compiled_model(self, suppress_warnings=self.options.on_unsupported == "ignore")
         return "tract"
-
-    def __init__(self, options: TractOptions, told: set[str] | None = None) -> None:
-        self.options = options
-        self._warned: set[str] = set() if told is None else told
-        self._lam = LamValue(options.lam)
-        self._records: list[GraphRecord] = []
 
     def __repr__(self) -> str:
         return f"tract_backend(lam={self.lam}, layers={self.options.layers!r}, inner={self.options.inner!r})"
 
     @property
     def lam(self) -> float:
-        """The regularisation; setting it takes effect at the next backward pass of every graph, without a compile.
+        """The regularisation ``lam`` of ``G (X^T X / r + lam I)^-1`` (section 3 of the paper).
 
-        Processes that share a covariance have to set it in the same step. On the CPU every backward pass checks that; on
-        a GPU, which would have to be waited for, only a layer's first one does.
+        It has the unit of squared inputs. Setting it takes effect at the next backward pass of every graph, without a
+        recompile. Processes that share a covariance have to set it in the same step: on the CPU every backward pass checks
+        that; on a GPU, which would have to be waited for, only the first one of a layer does.
+
+        Raises:
+            OptionError: when it is set to anything but a finite positive number.
         """
         return self._lam.value
 
@@ -175,20 +193,30 @@ class TractBackend:
         options: Mapping[str, Any] | None = None,
         **_: Any,
     ) -> Callable[..., Any]:
-        """Compile one captured graph; Dynamo calls this."""
+        """Compile one captured graph; Dynamo calls this.
+
+        Args:
+            gm: the graph.
+            example_inputs: parameters, fake tensors and symbolic sizes, one for each input of the graph.
+            mode: as given to ``torch.compile`` beside this object.
+            options: as given to ``torch.compile`` beside this object.
+
+        Returns:
+            What runs in the place of the graph.
+
+        Raises:
+            OptionError: when ``mode`` or ``options`` contradict those of this object.
+            UnknownLayerError: for a name in ``layers`` that the model does not have.
+            UnsupportedLayerError: when a layer cannot be rewritten and ``on_unsupported`` is ``"error"``.
+        """
         settings = self.options.with_compile_arguments(mode, options)
         frame = current_frame(gm)
-        captured = Captured(
-            gm,
-            example_inputs,
-            classify(gm, example_inputs, frame.naming),
-            frame.naming,
-            settings,
-            self._groups(settings),
-        )
+        inputs = classify(gm, example_inputs, frame.naming)
+        groups = sharing_groups(settings.process_group) if self._trains else ()
+        captured = Captured(gm, example_inputs, inputs, frame.naming, settings, groups)
         try:
             check_names(settings.layers, frame, captured.inputs)
-            compiled = self._compile(captured, self._lam.enter(captured.gm, captured.parameter_device))
+            compiled = self._compile_graph(captured, self._lam.enter(gm, captured.parameter_device))
         except TractError as error:
             _announce_refusal(captured, str(error))
             raise
@@ -197,38 +225,22 @@ class TractBackend:
                 captured, "; ".join(map(str, compiled.record.rejections)) or "no layer of its graph is a first layer"
             )
         self._records.append(compiled.record)
-        self._report(captured, frame, compiled)
+        if self._trains:
+            self._report(captured, frame, compiled)
         return compiled.call
 
-    def _groups(self, settings: TractOptions) -> tuple[agreement.Group, ...]:
-        return sharing_groups(settings.process_group)
-
-    def _compile(self, captured: Captured, lam: LamInput) -> Compiled:
-        if captured.settings.inner == "aot_eager":
-            return compile_eagerly(captured, lam)
-        return compile_with_inductor(captured, lam)
-
     def _report(self, captured: Captured, frame: ModelFrame, compiled: Compiled) -> None:
-        report_findings(compiled.record, captured.settings, traced=compiled.traced)
-        if compiled.record.matches:
-            self._tell_about_processes(captured)
+        """Log and warn, and remember which parameters are in a compiled graph."""
+        settings, matched = captured.settings, bool(compiled.record.matches)
+        suppress_warnings = settings.on_unsupported == "ignore"
+        report_findings(compiled.record, settings, traced=compiled.traced)
+        if matched and settings.process_group is None and not suppress_warnings and not captured.has_rows_of_all:
+            warn_about_own_covariance("tract_backend(...) or to the options of torch.compile", self._warned)
         if torch.is_grad_enabled():
             skipped.saw_graph(
                 frame.model,
-                tract if self._warned is _warned_by_name else self,
+                tract if self._warned is process_state.warned else self,
                 (item.name for item in captured.inputs if item.role is Role.PARAMETER),
-                matched=bool(compiled.record.matches),
-                suppress_warnings=captured.settings.on_unsupported == "ignore",
+                matched=matched,
+                suppress_warnings=suppress_warnings,
             )
-
-    def _tell_about_processes(self, captured: Captured) -> None:
-        """Once: without ``process_group`` the method is not that of one process with the whole batch."""
-        settings, count = captured.settings, process_count()
-        spread = [item for item in captured.example_inputs if compat.is_distributed_tensor(item)]
-        # Where all processes share one model, they have the same rows.
-        same_rows = any(item.device_mesh.size() == count for item in spread)
-        alone = settings.process_group is not None or count == 1 or same_rows
-        if alone or settings.on_unsupported == "ignore" or OWN_COVARIANCE in self._warned:
-            return
-        self._warned.add(OWN_COVARIANCE)
-        warnings.warn(OWN_COVARIANCE.format(count=count), TractWarning, stacklevel=2)

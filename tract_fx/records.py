@@ -3,9 +3,47 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 from typing import Any
 
-__all__ = ["GraphRecord", "LayerMatch", "LayerRejection"]
+__all__ = ["GraphRecord", "LayerMatch", "LayerRejection", "RejectionKind", "Severity"]
+
+
+class Severity(enum.Enum):
+    """How much a rejection matters to somebody who trains."""
+
+    ERROR = "error"
+    """A layer should be rewritten and cannot be: an error, unless the user chose a warning or silence."""
+    WARNING = "warning"
+    """Training goes on without TrAct."""
+    NOTE = "note"
+    """Nothing should be rewritten there."""
+
+
+class RejectionKind(enum.Enum):
+    """Why a call is no match."""
+
+    UNSUPPORTED = "unsupported"
+    """It should be rewritten and cannot be."""
+    NO_FIRST_LAYER = "no first layer"
+    """Data enters, but what it meets first is not a layer."""
+    CONSTANT_INPUT = "constant input"
+    """It is not a first layer, because nothing in its input is data."""
+    NO_GRADIENT = "no gradient"
+    """Its weight's gradient is not computed (a detached weight, an output that no loss depends on)."""
+
+    @property
+    def severity(self) -> Severity:
+        """What follows from it; nothing else decides this."""
+        return _SEVERITIES[self]
+
+
+_SEVERITIES = {
+    RejectionKind.UNSUPPORTED: Severity.ERROR,
+    RejectionKind.NO_FIRST_LAYER: Severity.WARNING,
+    RejectionKind.CONSTANT_INPUT: Severity.NOTE,
+    RejectionKind.NO_GRADIENT: Severity.NOTE,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +84,8 @@ class LayerRejection:
         weight: as in :class:`LayerMatch`.
         layer: as in :class:`LayerMatch`.
         op: operator in the graph; empty when the parameter is not used by any.
-        kind: ``"unsupported"``, ``"no first layer"``, ``"constant input"`` or ``"no gradient"``.
+        kind: value of a :class:`RejectionKind`: ``"unsupported"``, ``"no first layer"``, ``"constant input"`` or
+            ``"no gradient"``.
         reason: why, in words.
         advice: what to do about it, if anything.
     """
@@ -57,6 +96,11 @@ class LayerRejection:
     kind: str
     reason: str
     advice: str
+
+    @property
+    def severity(self) -> Severity:
+        """How much it matters to somebody who trains."""
+        return RejectionKind(self.kind).severity
 
     def __str__(self) -> str:
         name = self.layer or self.weight or self.op

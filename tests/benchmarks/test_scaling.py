@@ -10,7 +10,7 @@ from benchmarks.scaling import ALPHA, BETA, Network, fit, ring, seconds, table, 
 from support.graphs import joint_graph, lam_node
 from tract_fx.distributed.agreement import Group
 from tract_fx.passes.first_layer import find
-from tract_fx.passes.rewrite import Sharing, apply_shared
+from tract_fx.passes.rewrite import apply_shared
 
 PAGE = Path(__file__).parents[2] / "docs" / "scaling.md"
 
@@ -19,7 +19,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "scaling.md"
 def test_bytes_are_those_of_the_all_reduce_in_the_graph(groups: int) -> None:
     joint = joint_graph(nn.Sequential(nn.Conv2d(4, 6, 3, groups=groups), nn.Tanh()), torch.randn(5, 4, 9, 8))
     (match,) = find(joint, shared=True).matches
-    apply_shared(match, lam_node(joint.graph), Sharing((Group("a", 2),), ""), joint.first_tangent)
+    apply_shared(match, lam_node(joint.graph), (Group("a", 2),), joint.first_tangent)
     (sent,) = (node for node in joint.graph.nodes if node.target is torch.ops._c10d_functional.all_reduce.default)
     value = sent.meta["val"]
     assert Network("", 0, 4 // groups * 9, groups).covariance_bytes == value.numel() * value.dtype.itemsize

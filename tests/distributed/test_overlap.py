@@ -19,21 +19,21 @@ from tract_fx import compat, tract_backend
 from tract_fx.distributed.agreement import Group
 from tract_fx.passes.first_layer import find
 from tract_fx.passes.joint_graph import JointGraph, is_backward
-from tract_fx.passes.rewrite import Sharing, apply_shared
+from tract_fx.passes.rewrite import apply_shared
 
 aten, functional = torch.ops.aten, torch.ops._c10d_functional
 AWAIT = torch.ops.tract_fx.await_sums.default
-SHARING = Sharing((Group("a group", 2),), "version")
+GROUPS = (Group("a group", 2),)
 
 
 def network() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3), nn.ReLU(), nn.Flatten(), nn.Linear(100, 2))
 
 
-def shared(sharing: Sharing = SHARING, dtype: torch.dtype = torch.float32, **arguments: Any) -> JointGraph:
+def shared(groups: tuple[Group, ...] = GROUPS, dtype: torch.dtype = torch.float32, **arguments: Any) -> JointGraph:
     joint = joint_graph(network().to(dtype), torch.randn(4, 3, 9, 8, dtype=dtype), **arguments)
     (match,) = find(joint, shared=True).matches
-    apply_shared(match, lam_node(joint.graph), sharing, joint.first_tangent)
+    apply_shared(match, lam_node(joint.graph), groups, joint.first_tangent)
     joint.graph.lint()
     return joint
 
@@ -78,7 +78,7 @@ def test_the_partitioner_keeps_that_order() -> None:
     captured: list[Node] = []
     module = torch.fx.GraphModule(nn.Module(), joint.graph)
     (match,) = find(joint, shared=True).matches
-    apply_shared(match, lam_node(joint.graph), SHARING, joint.first_tangent)
+    apply_shared(match, lam_node(joint.graph), GROUPS, joint.first_tangent)
     outputs = len(joint.graph.output_node().args[0])
     forward_outputs = outputs - sum(
         isinstance(desc, compat.GradAOTOutput) or desc is None for desc in descriptors(joint)
@@ -105,7 +105,7 @@ def descriptors(joint: JointGraph) -> list[Any]:
 
 
 def test_hsdp_has_two_sums_and_float64_a_common_scale_first() -> None:
-    graph = shared(Sharing((Group("a", 2), Group("b", 4)), "version"), torch.float64).graph
+    graph = shared((Group("a", 2), Group("b", 4)), torch.float64).graph
     reductions = [node.args[1:] for node in graph.nodes if node.target is functional.all_reduce.default]
     assert reductions == [("max", "a"), ("max", "b"), ("sum", "a"), ("sum", "b")]
 

@@ -12,7 +12,8 @@ from support.oracle import error, squared
 from support.training import gradients
 from tract_fx import reference, tract_backend
 from tract_fx.passes.batch import BatchDimension, batch_of
-from tract_fx.passes.first_layer import RejectionKind, find
+from tract_fx.passes.first_layer import find
+from tract_fx.records import RejectionKind
 
 LAM = 0.1
 

@@ -9,8 +9,9 @@ from torch import nn
 
 from support.graphs import joint_graph, lam_node
 from support.works import works
-from tract_fx.passes.first_layer import Findings, Form, RejectionKind, find, is_named
+from tract_fx.passes.first_layer import Findings, Form, find, is_named
 from tract_fx.passes.rewrite import apply
+from tract_fx.records import RejectionKind
 
 both = pytest.mark.parametrize("inductor", [True, False], ids=["inductor", "aot_eager"])
 

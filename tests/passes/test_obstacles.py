@@ -11,10 +11,12 @@ from torch.testing._internal.two_tensor import TwoTensor
 
 from support.graphs import joint_graph
 from support.works import works
+from tract_fx.compile.remedies import advice
 from tract_fx.passes.calls import Call, Kind
-from tract_fx.passes.first_layer import RejectionKind, find
+from tract_fx.passes.first_layer import find
 from tract_fx.passes.joint_graph import JointGraph
 from tract_fx.passes.obstacles import obstacle
+from tract_fx.records import RejectionKind
 
 pytestmark = works("errors")
 both = pytest.mark.parametrize("inductor", [True, False], ids=["inductor", "aot_eager"])
@@ -125,7 +127,7 @@ def test_what_cannot_be_rewritten_has_a_reason_and_a_way_out(name: str, inductor
     assert findings.matches == ()
     assert {rejection.kind for rejection in findings.rejections} == {RejectionKind.UNSUPPORTED}
     assert reason in findings.rejections[0].reason
-    assert "on_unsupported" in findings.rejections[0].advice
+    assert "on_unsupported" in advice(findings.rejections[0].remedy)
     assert any("weight" in weight for weight in findings.rejections[0].weights)
 
 
@@ -138,7 +140,7 @@ def test_a_kernel_whose_size_depends_on_the_data() -> None:
     model = Net(flexible, 4, 3, 8, 8)
     (rejection,) = find(joint_graph(model, torch.randn(2, 3, 20, 20), dynamic=True)).rejections
     assert (rejection.kind, rejection.reason) == (RejectionKind.UNSUPPORTED, "its kernel size or stride is dynamic")
-    assert "dynamic=False" in rejection.advice
+    assert "dynamic=False" in advice(rejection.remedy)
     (match,) = find(joint_graph(model, torch.randn(2, 3, 20, 20), dynamic=False)).matches
     assert match.features == 3 * 5 * 5
 

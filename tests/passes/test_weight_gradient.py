@@ -9,9 +9,10 @@ from torch import nn
 from support.graphs import joint_graph
 from tract_fx.passes.calls import Call, calls
 from tract_fx.passes.dependence import dependences
-from tract_fx.passes.first_layer import RejectionKind, find
+from tract_fx.passes.first_layer import find
 from tract_fx.passes.joint_graph import JointGraph, target_of
 from tract_fx.passes.weight_gradient import AmbiguousGradientError, weight_gradient
+from tract_fx.records import RejectionKind
 
 aten = torch.ops.aten
 

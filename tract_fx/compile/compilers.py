@@ -11,10 +11,9 @@ from tract_fx.compile.captured import Captured
 from tract_fx.compile.lam_input import LamInput
 from tract_fx.compile.logs import showing
 from tract_fx.compile.reporting import FindingsRecorder
-from tract_fx.passes.tract_pass import TractPass
 from tract_fx.records import GraphRecord
 
-__all__ = ["Compiled", "compile_eagerly", "compile_with_inductor"]
+__all__ = ["CompileGraph", "Compiled", "compile_graph"]
 
 JOINT_PASS = "joint_custom_pre_pass"
 
@@ -27,38 +26,34 @@ class Compiled(NamedTuple):
     traced: bool
 
 
-def compile_eagerly(captured: Captured, lam: LamInput) -> Compiled:
+CompileGraph = Callable[[Captured, LamInput], Compiled]
+"""How a backend compiles one graph that Dynamo has captured."""
+
+
+def compile_graph(captured: Captured, lam: LamInput) -> Compiled:
+    """Compile as the option ``inner`` says."""
+    return _COMPILERS[captured.settings.inner](captured, lam)
+
+
+def _compile_eagerly(captured: Captured, lam: LamInput) -> Compiled:
     """Run the joint graph as it is, after the pass."""
     findings = FindingsRecorder(captured.settings)
-    tract_pass = TractPass(
-        captured.inputs,
-        captured.settings.layers,
-        lam.node_in,
-        (),
-        findings,
-        naming=captured.naming,
-        watch=showing,
-        sharing=captured.sharing,
-    )
+    tract_pass = captured.tract_pass(lam, findings, watch=showing)
     call = compat.aot_eager(captured.gm, captured.example_inputs, tract_pass)
     return Compiled(call, findings.record, traced=True)
 
 
-def compile_with_inductor(captured: Captured, lam: LamInput) -> Compiled:
+def _compile_with_inductor(captured: Captured, lam: LamInput) -> Compiled:
     """Compile with Inductor, its caches on; on a hit the record comes from the store."""
     patches = captured.settings.inductor_patches()
     store = RecordStore(fingerprint(captured, lam))
     findings = FindingsRecorder(captured.settings)
-    patches[JOINT_PASS] = TractPass(
-        captured.inputs,
-        captured.settings.layers,
-        lam.node_in,
+    patches[JOINT_PASS] = captured.tract_pass(
+        lam,
+        findings,
         identity=("tract_fx", store.token),
-        on_findings=findings,
         decompositions=compat.inductor_decompositions,
         before=_as_sequence(patches.get(JOINT_PASS, compat.current_joint_pass())),
-        naming=captured.naming,
-        sharing=captured.sharing,
         watch=showing,
     )
     call = compat.compile_fx(captured.gm, captured.example_inputs, patches)
@@ -66,6 +61,9 @@ def compile_with_inductor(captured: Captured, lam: LamInput) -> Compiled:
         store.save(findings.record)
         return Compiled(call, findings.record, traced=True)
     return Compiled(call, store.record or GraphRecord(), traced=False)
+
+
+_COMPILERS: dict[str, CompileGraph] = {"inductor": _compile_with_inductor, "aot_eager": _compile_eagerly}
 
 
 def _as_sequence(passes: Any) -> tuple[Any, ...]:

@@ -7,15 +7,14 @@ from collections.abc import Sequence
 
 from tract_fx.compile.logs import log_findings
 from tract_fx.compile.model_frame import ModelFrame
+from tract_fx.compile.remedies import advice
 from tract_fx.errors import TractWarning, UnknownLayerError, UnsupportedLayerError
 from tract_fx.options import TractOptions, closest
-from tract_fx.passes.first_layer import Findings, Match, Rejection, RejectionKind, is_named
+from tract_fx.passes.first_layer import Findings, Match, Rejection, is_named
 from tract_fx.passes.joint_graph import GraphInput
-from tract_fx.records import GraphRecord, LayerMatch, LayerRejection
+from tract_fx.records import GraphRecord, LayerMatch, LayerRejection, Severity
 
 __all__ = ["FindingsRecorder", "check_names", "report_findings"]
-
-INFORMATION = (RejectionKind.CONSTANT_INPUT.value, RejectionKind.NO_GRADIENT.value)
 
 
 class FindingsRecorder:
@@ -34,7 +33,7 @@ class FindingsRecorder:
             tuple(map(_describe_rejection, findings.rejections)),
             findings.has_gradients,
         )
-        unsupported = [item for item in self.record.rejections if item.kind == RejectionKind.UNSUPPORTED.value]
+        unsupported = [item for item in self.record.rejections if item.severity is Severity.ERROR]
         if unsupported and self.settings.on_unsupported == "error":
             log_findings(self.record, traced=True)
             raise UnsupportedLayerError("\n".join(f"TrAct cannot be applied to {item}" for item in unsupported))
@@ -59,7 +58,7 @@ def _describe_rejection(rejection: Rejection) -> LayerRejection:
         op=rejection.op,
         kind=rejection.kind.value,
         reason=rejection.reason,
-        advice=rejection.advice,
+        advice=advice(rejection.remedy),
     )
 
 
@@ -75,7 +74,7 @@ def report_findings(record: GraphRecord, settings: TractOptions, *, traced: bool
     if settings.on_unsupported == "ignore":
         return
     for rejection in record.rejections:
-        if rejection.kind not in INFORMATION:
+        if rejection.severity is not Severity.NOTE:
             warnings.warn(f"TrAct is not applied: {rejection}", TractWarning, stacklevel=2)
 
 

@@ -1,4 +1,4 @@
-"""Notices models that were given to ``torch.compile`` and train outside of any compiled graph.
+"""Detects models that were given to ``torch.compile`` and train outside of any compiled graph.
 
 Dynamo may skip the frame that holds the first layer, and then no backend is called and nothing of this package runs: a bare
 ``nn.Sequential`` in ``DistributedDataParallel``, an ``nn.LSTM``, a convolution that FSDP2 shards on its own, a function
@@ -9,44 +9,26 @@ computes the gradients inside of the step.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import logging
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+from tract_fx import process_state
 from tract_fx.errors import TractWarning
 from tract_fx.passes.naming import without_wrappers
+from tract_fx.process_state import CompileStatus, Structure
 
 __all__ = ["expect", "is_registered", "saw_graph"]
 
 log = logging.getLogger(__name__)
 
 NAMES_SHOWN = 4
-
-_Structure = tuple[tuple[str, type], ...]
-
-
-@dataclasses.dataclass
-class _CompileStatus:
-    """What has been compiled of a model so far, by whom, and whether the next step of an optimiser has to look at it."""
-
-    owner: Callable[[], object | None] = lambda: None
-    suppress_warnings: bool = False
-    due: bool = True
-    matched: bool = False
-    parameters: set[str] = dataclasses.field(default_factory=set)
-
-
-# The optimiser knows nothing of backends, and the string backend is made anew for every graph: what they share is here.
-_models: weakref.WeakKeyDictionary[torch.nn.Module, _CompileStatus] = weakref.WeakKeyDictionary()
-# A second model with the structure of a first one runs the code that was compiled for that, and no backend is called.
-_structures: weakref.WeakKeyDictionary[object, dict[_Structure, _CompileStatus]] = weakref.WeakKeyDictionary()
 
 
 def expect(model: torch.nn.Module, owner: object, *, suppress_warnings: bool = False) -> None:
@@ -58,12 +40,12 @@ def expect(model: torch.nn.Module, owner: object, *, suppress_warnings: bool = F
         suppress_warnings: the user does not want to be warned.
     """
     _install()
-    _models[model] = _CompileStatus(weakref.ref(owner), suppress_warnings)
+    process_state.models[model] = CompileStatus(weakref.ref(owner), suppress_warnings)
 
 
 def is_registered(value: object) -> bool:
     """Whether ``value`` is a model that was given to ``torch.compile`` with this backend."""
-    return isinstance(value, torch.nn.Module) and value in _models
+    return isinstance(value, torch.nn.Module) and value in process_state.models
 
 
 def saw_graph(
@@ -81,15 +63,15 @@ def saw_graph(
     if model is None:
         return
     _install()
-    seen = _models.setdefault(model, _CompileStatus(weakref.ref(owner)))
+    seen = process_state.models.setdefault(model, CompileStatus(weakref.ref(owner)))
     seen.suppress_warnings, seen.due = suppress_warnings, True
     names = set(parameters)
-    for each in (seen, _structures.setdefault(owner, {}).setdefault(_structure(model), _CompileStatus())):
+    for each in (seen, process_state.structures.setdefault(owner, {}).setdefault(_structure(model), CompileStatus())):
         each.matched |= matched
         each.parameters |= names
 
 
-def _structure(model: torch.nn.Module) -> _Structure:
+def _structure(model: torch.nn.Module) -> Structure:
     """What decides whether one model can run the code compiled for another one."""
     return tuple((name, type(module)) for name, module in model.named_modules())
 
@@ -103,7 +85,7 @@ def _install() -> None:
 def _at_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
     if torch.compiler.is_compiling():
         return
-    due = [(model, seen) for model, seen in list(_models.items()) if seen.due]
+    due = [(model, seen) for model, seen in list(process_state.models.items()) if seen.due]
     if not due:
         return
     stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
@@ -114,11 +96,10 @@ def _at_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
             _check(model, seen, trained)
 
 
-def _check(model: torch.nn.Module, seen: _CompileStatus, trained: list[tuple[str, torch.Tensor]]) -> None:
+def _check(model: torch.nn.Module, seen: CompileStatus, trained: list[tuple[str, torch.Tensor]]) -> None:
     owner = seen.owner()
-    alike = (
-        _structures.get(owner, {}).get(_structure(model), _CompileStatus()) if owner is not None else _CompileStatus()
-    )
+    structures = {} if owner is None else process_state.structures.get(owner, {})
+    alike = structures.get(_structure(model), CompileStatus())
     names, matched = seen.parameters | alike.parameters, seen.matched or alike.matched
     compiled = {id(item) for name, item in _parameters(model) if name in names}
     outside = [name for name, item in trained if id(item) not in compiled]

@@ -10,18 +10,17 @@ is something to complain about.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from tract_fx import compat
+from tract_fx import compat, process_state
 from tract_fx.errors import DisagreementError
 
 __all__ = ["TIMEOUT_VARIABLE", "Group", "agree_once", "disagree", "is_simulated", "refuse", "watch_engine"]
@@ -35,8 +34,7 @@ GRACE = 5.0
 RANKS_SHOWN = 8
 
 
-@dataclasses.dataclass(frozen=True)
-class Group:
+class Group(NamedTuple):
     """A process group, by the name that PyTorch registers it under, and the number of its ranks."""
 
     name: str
@@ -57,11 +55,11 @@ def agree_once(group_name: str, layer: str, lam: Callable[[], float]) -> None:
     Raises:
         DisagreementError: naming the ranks that are missing or differ, and in what.
     """
-    board = _agreement(group_name)
-    board.check_engines()
-    if layer not in board.agreed and not is_simulated(group_name):
-        board.exchange({**json.loads(layer), "lam": lam()})
-        board.agreed.add(layer)
+    agreement = _agreement(group_name)
+    agreement.check_engines()
+    if layer not in agreement.agreed and not is_simulated(group_name):
+        agreement.exchange({**json.loads(layer), "lam": lam()})
+        agreement.agreed.add(layer)
 
 
 def disagree(group_name: str, layer: str, lam: Callable[[], float]) -> None:
@@ -103,15 +101,12 @@ def watch_engine(groups: Iterable[Group], engine: torch.nn.Module) -> None:
         _agreement(group.name).engines.add(engine)
 
 
-_agreements: dict[str, RankAgreement] = {}
-
-
 def _agreement(group_name: str) -> RankAgreement:
     group = compat.group_named(group_name)
-    board = _agreements.get(group_name)
-    if board is None or board.group() is not group:  # destroyed and made anew under the same name
-        board = _agreements[group_name] = RankAgreement(group_name, group)
-    return board
+    agreement = process_state.agreements.get(group_name)
+    if agreement is None or agreement.group() is not group:  # destroyed and made anew under the same name
+        agreement = process_state.agreements[group_name] = RankAgreement(group_name, group)
+    return agreement
 
 
 class RankAgreement:

@@ -12,17 +12,20 @@ from __future__ import annotations
 import json
 import math
 import zlib
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from tract_fx.distributed import agreement
+from tract_fx.distributed.agreement import Group
 from tract_fx.errors import DisagreementError
 from tract_fx.ops.gram import gram
 from tract_fx.ops.patches import PatchGeometry
 from tract_fx.ops.solve import scale_exponent, solve_primal
+from tract_fx.source_hash import source_hash
 
-__all__ = ["agree", "describe_layer", "hold", "shared_gradient", "start_covariance"]
+__all__ = ["Sharing", "agree", "order_after", "shared_gradient", "start_covariance"]
 
 functional = torch.ops._c10d_functional
 
@@ -32,10 +35,40 @@ SUMMED = 5
 ROUNDING = 1e-12
 
 
-def describe_layer(weights: tuple[str, ...], features: int, groups: int, dtype: torch.dtype, version: str) -> str:
-    """What has to be the same on every rank, as one constant of the graph."""
-    terms = {"weights": weights, "features": features, "groups": groups, "dtype": str(dtype), "tract-fx": version}
-    return json.dumps(terms, sort_keys=True)
+class Sharing(NamedTuple):
+    """With whom the covariance of a layer is shared.
+
+    Attributes:
+        groups: process groups; their sums are taken one after the other.
+        layer: what has to be the same on every rank, in JSON: a constant of the graph.
+    """
+
+    groups: tuple[Group, ...]
+    layer: str
+
+    @classmethod
+    def of(
+        cls, groups: tuple[Group, ...], weights: tuple[str, ...], features: int, channel_groups: int, dtype: torch.dtype
+    ) -> Sharing:
+        """Sharing of one layer, of which every rank must have the same names, sizes, dtype and version of this package."""
+        terms = {
+            "weights": weights,
+            "features": features,
+            "groups": channel_groups,
+            "dtype": str(dtype),
+            "tract-fx": source_hash()[:12],
+        }
+        return cls(groups, json.dumps(terms, sort_keys=True))
+
+    @property
+    def names(self) -> str:
+        """Names of the process groups, separated by commas."""
+        return ",".join(group.name for group in self.groups)
+
+    @property
+    def size(self) -> int:
+        """Number of ranks in all groups together."""
+        return math.prod(group.size for group in self.groups)
 
 
 @torch.library.custom_op("tract_fx::agree", mutates_args=())
@@ -48,7 +81,7 @@ def agree(lam: Tensor, exponent: Tensor | None, after: Tensor, rows: int, group_
         after: not read. It comes with the backward pass, and so what follows from it is not moved out of there.
         rows: of this process.
         group_names: separated by commas.
-        layer: see :func:`describe_layer`.
+        layer: see :class:`Sharing`.
 
     Returns:
         ``(SUMMED + 1,)`` in float64: rows, ``lam``, its square, a number for the layer, its square, and the exponent.
@@ -71,7 +104,7 @@ def _(lam: Tensor, exponent: Tensor | None, after: Tensor, rows: int, group_name
 
 
 @torch.library.custom_op("tract_fx::hold", mutates_args=())
-def hold(tensor: Tensor, started: Tensor) -> Tensor:
+def order_after(tensor: Tensor, started: Tensor) -> Tensor:
     """A copy of ``tensor``, so that what uses it comes after ``started``, of which nothing is read.
 
     Inductor sorts kernels by the memory they need, and would start the communication where it is awaited.
@@ -79,7 +112,7 @@ def hold(tensor: Tensor, started: Tensor) -> Tensor:
     return tensor.clone()
 
 
-@hold.register_fake
+@order_after.register_fake
 def _(tensor: Tensor, started: Tensor) -> Tensor:
     return torch.empty_like(tensor)
 
@@ -93,7 +126,7 @@ def await_sums(started: Tensor, gradient: Tensor, lam: Tensor, group_names: str,
         gradient: not read: waiting may begin when it is there, and no sooner.
         lam: of this rank.
         group_names: separated by commas.
-        layer: see :func:`describe_layer`.
+        layer: see :class:`Sharing`.
         size: number of ranks in all groups together.
 
     Raises:
@@ -125,8 +158,7 @@ def start_covariance(
     lam: Tensor,
     after: Tensor,
     geometry: PatchGeometry,
-    groups: tuple[agreement.Group, ...],
-    layer: str,
+    sharing: Sharing,
 ) -> tuple[Tensor, Tensor]:
     """Start to add up the Gram matrices of all processes.
 
@@ -136,25 +168,23 @@ def start_covariance(
         lam: positive, one element.
         after: see :func:`agree`.
         geometry: how rows are taken from ``input``.
-        groups: process groups; their sums are taken one after the other.
-        layer: see :func:`describe_layer`.
+        sharing: with whom.
 
     Returns:
         What :func:`shared_gradient` waits for, and the exponent of the power of two by which inputs are scaled down.
     """
-    names = ",".join(group.name for group in groups)
     scaled = input.dtype == torch.float64
     own = (scale_exponent(input) if input.numel() else input.new_zeros(())) if scaled else None
-    header = agree(lam, own, after, rows, names, layer)
+    header = agree(lam, own, after, rows, sharing.names, sharing.layer)
     exponent = header[SUMMED:]
     if scaled:
-        for group in groups:
+        for group in sharing.groups:
             exponent = functional.wait_tensor(functional.all_reduce(exponent, "max", group.name))
         input = input / torch.exp2(exponent)
     packed = torch.cat([gram(input, geometry).flatten(), header[:SUMMED]])
-    for group in groups[:-1]:
+    for group in sharing.groups[:-1]:
         packed = functional.wait_tensor(functional.all_reduce(packed, "sum", group.name))
-    return functional.all_reduce(packed, "sum", groups[-1].name), exponent
+    return functional.all_reduce(packed, "sum", sharing.groups[-1].name), exponent
 
 
 def shared_gradient(
@@ -162,8 +192,7 @@ def shared_gradient(
     exponent: Tensor,
     gradient: Tensor,
     lam: Tensor,
-    groups: tuple[agreement.Group, ...],
-    layer: str,
+    sharing: Sharing,
 ) -> Tensor:
     """``G (C + lam I)^-1`` with this process's ``G`` and the covariance of all.
 
@@ -172,15 +201,12 @@ def shared_gradient(
         exponent: of the scale of the inputs.
         gradient: ``G``, the ordinary weight gradient, ``(groups, m, n)``.
         lam: positive, one element.
-        groups: process groups.
-        layer: see :func:`describe_layer`.
+        sharing: with whom.
 
     Returns:
         ``(groups, m, n)`` in float64; ``gradient`` itself where the factorisation fails, which it then does on all ranks.
     """
-    names = ",".join(group.name for group in groups)
-    size = math.prod(group.size for group in groups)
-    packed = await_sums(started, gradient, lam, names, layer, size)
+    packed = await_sums(started, gradient, lam, sharing.names, sharing.layer, sharing.size)
     features, rows = gradient.shape[-1], packed[-SUMMED]
     covariance = packed[:-SUMMED].view(-1, features, features) / rows.clamp(min=1)
     return solve_primal(covariance, gradient, lam, torch.exp2(exponent))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -10,11 +11,27 @@ from torch import distributed
 from tract_fx import compat
 from tract_fx.distributed import agreement
 from tract_fx.distributed.agreement import Group
-from tract_fx.errors import OptionError
+from tract_fx.errors import OptionError, TractWarning
 
-__all__ = ["ENGINE", "check_process_group", "process_count", "sharing_groups"]
+__all__ = [
+    "ENGINE",
+    "LEAVE_GROUP_OUT",
+    "check_process_group",
+    "process_count",
+    "sharing_groups",
+    "warn_about_own_covariance",
+]
 
 ENGINE = "ddp"
+
+LEAVE_GROUP_OUT = (
+    "Leave process_group out: each process then uses the covariance of its own rows, in a system of their number."
+)
+OWN_COVARIANCE = (
+    "There are {count} processes, and each uses the covariance of its own part of the batch, which for few rows is not "
+    'the method. If their gradients are averaged, give process_group="ddp", or the process group, to {given_to}; the '
+    "covariance is then that of the whole batch."
+)
 
 
 def check_process_group(value: object) -> str | None:
@@ -36,6 +53,19 @@ def check_process_group(value: object) -> str | None:
 def process_count() -> int:
     """Number of processes in the default group; 1 when there is none."""
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def warn_about_own_covariance(given_to: str, warned: set[str]) -> None:
+    """Warn, once, that without a process group the method is not that of one process with the whole batch.
+
+    Args:
+        given_to: what takes the option ``process_group``.
+        warned: what has been said already; ``given_to`` is added.
+    """
+    count = process_count()
+    if count > 1 and given_to not in warned:
+        warned.add(given_to)
+        warnings.warn(OWN_COVARIANCE.format(count=count, given_to=given_to), TractWarning, stacklevel=3)
 
 
 def sharing_groups(process_group: str | None) -> tuple[Group, ...]:
@@ -61,7 +91,7 @@ def _groups_of(engine: torch.nn.Module | None) -> tuple[Any, ...]:
     if engine is None:
         raise OptionError(
             f'process_group="{ENGINE}", but the model that is being compiled is neither inside of '
-            "DistributedDataParallel nor sharded by FSDP2's fully_shard, and no part of one: hand over the "
+            "DistributedDataParallel nor sharded by FSDP2's fully_shard, and no part of one: pass the "
             "torch.distributed.ProcessGroup over which its gradients are averaged."
         )
     try:
@@ -78,5 +108,5 @@ def _group_named(name: str) -> Any:
         return compat.group_named(name)
     except RuntimeError:
         raise OptionError(
-            f'process_group={name!r} is the name of no process group of this process: hand over a group, or "{ENGINE}".'
+            f'process_group={name!r} is the name of no process group of this process: pass a group, or "{ENGINE}".'
         ) from None

@@ -7,27 +7,19 @@ Layout: that of :mod:`tract_fx.ops`. A linear layer is a convolution without spa
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from tract_fx.distributed.agreement import Group
-from tract_fx.distributed.covariance import shared_gradient, start_covariance
+from tract_fx.distributed.covariance import Sharing, shared_gradient, start_covariance
 from tract_fx.ops.operands import Operands, convolution_operands, laid_out_as
 from tract_fx.ops.patches import PatchGeometry
 
-__all__ = ["FirstLayer", "Sharing"]
+__all__ = ["FirstLayer"]
 
 CONVOLUTIONS = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}
-
-
-class Sharing(NamedTuple):
-    """With whom a covariance is shared: names and sizes of process groups, and what has to be the same in all processes."""
-
-    groups: tuple[tuple[str, int], ...]
-    layer: str
 
 
 class FirstLayer(torch.autograd.Function):
@@ -91,11 +83,10 @@ class FirstLayer(torch.autograd.Function):
 def _solve(operands: Operands, lam: Tensor, dual: bool, sharing: Sharing | None) -> Tensor:
     if sharing is None:
         return operands.dual(lam) if dual else operands.primal(lam)
-    groups = tuple(Group(*item) for item in sharing.groups)
     started, exponent = start_covariance(
-        operands.input, operands.rows, lam, operands.output_gradient, operands.geometry, groups, sharing.layer
+        operands.input, operands.rows, lam, operands.output_gradient, operands.geometry, sharing
     )
-    return shared_gradient(started, exponent, operands.gradient, lam, groups, sharing.layer)
+    return shared_gradient(started, exponent, operands.gradient, lam, sharing)
 
 
 def _plain_gradients(

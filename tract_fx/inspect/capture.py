@@ -20,15 +20,12 @@ from tract_fx.backend import TractBackend
 from tract_fx.compile.captured import Captured
 from tract_fx.compile.compilers import Compiled
 from tract_fx.compile.lam_input import LamInput
-from tract_fx.compile.model_frame import ModelFrame
 from tract_fx.compile.reporting import FindingsRecorder
-from tract_fx.distributed.agreement import Group
 from tract_fx.errors import CaptureError, TractError
 from tract_fx.inspect.fake_model import fake_arguments, fake_model, has_values
 from tract_fx.options import TractOptions
 from tract_fx.passes.first_layer import Findings, Match
 from tract_fx.passes.naming import Naming
-from tract_fx.passes.tract_pass import TractPass
 from tract_fx.records import GraphRecord
 
 __all__ = ["Capture", "CapturedGraph", "capture"]
@@ -101,13 +98,14 @@ def capture(
     model = compat.compiled_module(model) or model
 
     def on(called: Callable[..., Any], arguments: Any, keywords: Any, mode: Any) -> Capture:
-        backend = _CapturingBackend(options, describe, mode)
+        recorder = _GraphRecorder(describe, mode)
+        backend = TractBackend(options, recorder, trains=False)
         whole = called if backward_of is None else lambda *args, **kwargs: backward_of(called(*args, **kwargs))
         with _tracing(), mode or contextlib.nullcontext():
             torch.compile(whole, backend=backend, dynamic=dynamic)(*arguments, **keywords)
-            ended = {graph.break_reason for graph in backend.graphs}
+            ended = {graph.break_reason for graph in recorder.graphs}
             untraced = tuple(reason for reason in compat.break_reasons() if reason not in ended)
-        return Capture(tuple(backend.graphs), untraced)
+        return Capture(tuple(recorder.graphs), untraced)
 
     mode = compat.FakeTensorMode(allow_non_fake_inputs=True)
     fake = fake_model(model, mode) if isinstance(model, nn.Module) else model
@@ -127,20 +125,21 @@ def capture(
         raise CaptureError(f"The model could not be traced. {_in_words(_cause(error))}") from error
 
 
-class _CapturingBackend(TractBackend):
-    """Keeps the joint graphs of what it compiles."""
+class _GraphRecorder:
+    """Compiles a graph no further than the pass, and keeps what the pass got and left.
 
-    __name__ = "tract_explain"  # the model is not going to be trained: nobody waits for it
+    Args:
+        describe: as in :func:`capture`.
+        mode: of the fake tensors on which the model runs; None where it runs on values.
+    """
 
-    def __init__(
-        self, options: TractOptions, describe: Callable[[Match, GraphModule], Any], mode: compat.FakeTensorMode | None
-    ) -> None:
-        super().__init__(options)
+    def __init__(self, describe: Callable[[Match, GraphModule], Any], mode: compat.FakeTensorMode | None) -> None:
         self.describe = describe
         self.mode = mode
         self.graphs: list[CapturedGraph] = []
 
-    def _compile(self, captured: Captured, lam: LamInput) -> Compiled:
+    def __call__(self, captured: Captured, lam: LamInput) -> Compiled:
+        """Trace and rewrite the joint graph of one captured graph."""
         reason = compat.break_reason(captured.gm)
         record = GraphRecord()
 
@@ -153,24 +152,13 @@ class _CapturingBackend(TractBackend):
                 findings(found)
                 described.extend(self.describe(match, before) for match in found.matches)
 
-            TractPass(
-                captured.inputs,
-                captured.settings.layers,
-                lam.node_in,
-                (),
-                look,
-                decompositions=compat.inductor_decompositions,
-                naming=captured.naming,
-            )(module.graph)
+            captured.tract_pass(lam, look, decompositions=compat.inductor_decompositions)(module.graph)
             module.recompile()
             record = findings.record
             self.graphs.append(CapturedGraph(before, module, tuple(described), record, reason, captured.naming))
 
         compat.joint_graph_only(captured.gm, captured.example_inputs, keep, compat.inductor_decompositions())
         return Compiled(self._shapes_of(captured.gm), record, traced=True)
-
-    def _groups(self, settings: TractOptions) -> tuple[Group, ...]:
-        return ()  # nothing is trained, and the other processes know nothing of it
 
     def _shapes_of(self, gm: GraphModule) -> Callable[..., Any]:
         """What the rest of the call gets from this graph: fake tensors, whatever it was given."""
@@ -182,9 +170,6 @@ class _CapturingBackend(TractBackend):
                 return gm.forward(*fake_arguments(inputs, self.mode))
 
         return run
-
-    def _report(self, captured: Captured, frame: ModelFrame, compiled: Compiled) -> None:
-        pass
 
 
 def _copied(module: GraphModule) -> GraphModule:

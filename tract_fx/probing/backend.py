@@ -1,4 +1,4 @@
-"""The backend that observes first layers, and what comes of its observations."""
+"""Compiling a model so that its first layers are observed, and so that nothing of it stays in Dynamo."""
 
 from __future__ import annotations
 
@@ -15,18 +15,16 @@ from tract_fx.backend import TractBackend
 from tract_fx.compile.captured import Captured
 from tract_fx.compile.compilers import Compiled
 from tract_fx.compile.lam_input import LamInput
-from tract_fx.compile.model_frame import ModelFrame
 from tract_fx.compile.reporting import FindingsRecorder
 from tract_fx.errors import ProbeError, TractError
 from tract_fx.inspect.formatting import describe_layer
 from tract_fx.ops.patches import PatchGeometry
-from tract_fx.options import TractOptions
 from tract_fx.passes.first_layer import Match
 from tract_fx.passes.observing_pass import Observe, ObservingPass
 from tract_fx.probing.observer import StreamingObserver
 from tract_fx.probing.operator import observe, register
 
-__all__ = ["ObservedLayer", "ObservingBackend", "isolated_compile"]
+__all__ = ["LayerObservers", "ObservedLayer", "isolated_compile"]
 
 
 class ObservedLayer:
@@ -41,23 +39,19 @@ class ObservedLayer:
         self.number = register(observer)
 
 
-class ObservingBackend(TractBackend):
-    """Compiles without code generation, and has every layer observed that TrAct would rewrite.
+class LayerObservers:
+    """Compiles graphs without code generation, and has every layer observed that TrAct would rewrite.
 
     A layer that is in several graphs - batches of several sizes - or is called several times is observed by one observer.
 
     Args:
-        options: of the backend.
         lams: at which gradients are measured.
 
     Attributes:
         layers: what was found, by identity.
     """
 
-    __name__ = "tract_probe"  # the copy is not going to be trained: nobody waits for it
-
-    def __init__(self, options: TractOptions, lams: Sequence[float]) -> None:
-        super().__init__(options)
+    def __init__(self, lams: Sequence[float]) -> None:
         self.lams = tuple(lams)
         self.layers: dict[tuple[Any, ...], ObservedLayer] = {}
 
@@ -67,16 +61,15 @@ class ObservingBackend(TractBackend):
         for layer in self.layers.values():
             layer.observer.samples = samples
 
-    def _compile(self, captured: Captured, lam: LamInput) -> Compiled:
+    def compile_graph(self, captured: Captured, lam: LamInput) -> Compiled:
+        """Compile one captured graph; ``lam`` has no part in what is observed."""
+        del lam
         findings = FindingsRecorder(captured.settings)
         observing = ObservingPass(
             captured.inputs, captured.settings.layers, self._observer, findings, naming=captured.naming
         )
         call = compat.aot_eager(captured.gm, captured.example_inputs, observing)
         return Compiled(call, findings.record, traced=True)
-
-    def _report(self, captured: Captured, frame: ModelFrame, compiled: Compiled) -> None:
-        pass
 
     def _observer(self, match: Match, geometry: PatchGeometry, outputs: int) -> Observe:
         own = match.call.geometry  # that of a batched product has a number of groups, which may be a symbol
@@ -89,7 +82,7 @@ class ObservingBackend(TractBackend):
 
 
 @contextlib.contextmanager
-def isolated_compile(model: nn.Module, backend: ObservingBackend) -> Iterator[Callable[..., Any]]:
+def isolated_compile(model: nn.Module, backend: TractBackend) -> Iterator[Callable[..., Any]]:
     """``torch.compile(model, backend=backend)`` for as long as the context lasts; Dynamo then forgets it.
 
     Raises:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from tract_fx.probing.probes import Concern, ConcernKind, LayerProbe, ValueSummary
+from tract_fx.probing.result import Concern, ConcernKind, LayerProbe, ValueSummary
 
 __all__ = ["dead_channels", "diagnose", "duplicated_channels"]
 

@@ -7,11 +7,12 @@ removed. It holds a number, not an object; the objects are here, weakly, as long
 from __future__ import annotations
 
 import itertools
-import weakref
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from tract_fx import process_state
 
 __all__ = ["Observer", "observe", "register"]
 
@@ -23,15 +24,13 @@ class Observer(Protocol):
         """The operands of one backward pass."""
 
 
-# A compiled graph can hold a number and no object: what they share is here.
-_observers: weakref.WeakValueDictionary[int, Observer] = weakref.WeakValueDictionary()
 _numbers = itertools.count()
 
 
 def register(observer: Observer) -> int:
     """The number by which :func:`observe` finds ``observer``, for as long as it lives."""
     number = next(_numbers)
-    _observers[number] = observer
+    process_state.observers[number] = observer
     return number
 
 
@@ -46,7 +45,7 @@ def observe(input: Tensor, gradient: Tensor, output_gradient: Tensor, weight: Te
         weight: as ``gradient``.
         observer: from :func:`register`; one that is no more sees nothing.
     """
-    found = _observers.get(observer)
+    found = process_state.observers.get(observer)
     if found is not None:
         found.observe(input, gradient, output_gradient, weight)
     return gradient.clone(memory_format=torch.contiguous_format)

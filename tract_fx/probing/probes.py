@@ -1,254 +1,20 @@
-"""What a probe has measured."""
+"""A probe as users have it: what was measured, and its renderings."""
 
 from __future__ import annotations
 
-import dataclasses
-import enum
-import math
-import statistics
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderResult
-from torch import Tensor
 
-from tract_fx.ops.patches import PatchGeometry
-from tract_fx.records import LayerRejection
+from tract_fx.probing.result import Concern, ConcernKind, GridPoint, LayerProbe, ProbeResult, ValueSummary
+from tract_fx.probing.views.figures import save_figures
+from tract_fx.probing.views.text import as_text, report
 
 __all__ = ["Concern", "ConcernKind", "GridPoint", "LayerProbe", "Probe", "ValueSummary"]
 
-# Per-channel and per-feature lists longer than this are left out of `to_dict`.
-MOST_LISTED = 4096
 
-
-class ConcernKind(enum.Enum):
-    """What is unusual. The order is that of the report: causes stand before what follows from them."""
-
-    NOT_FINITE = "not finite"
-    NOT_STANDARDISED = "not standardised"
-    NEAR_CONSTANT = "near-constant samples"
-    LOW_CONTRAST = "low contrast"
-    DEAD_CHANNEL = "dead channel"
-    DUPLICATED_CHANNELS = "duplicated channels"
-    LAM_TOO_LARGE = "lam too large"
-    LAM_TOO_SMALL = "lam too small"
-    ILL_CONDITIONED = "ill-conditioned"
-    FEW_ROWS = "fewer rows than features"
-    WHITE = "white"
-    ZERO_GRADIENT = "zero gradient"
-
-
-@dataclasses.dataclass(frozen=True)
-class Concern:
-    """One unusual thing about a layer's data or about ``lam``.
-
-    Attributes:
-        layer: name of the layer.
-        kind: what it is.
-        sentence: it, with numbers; starts with a small letter and has no full stop.
-        advice: what to do.
-    """
-
-    layer: str
-    kind: ConcernKind
-    sentence: str
-    advice: str
-
-    def __str__(self) -> str:
-        return f"{self.sentence}. {self.advice}"
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class ValueSummary:
-    """The values that a layer was fed with. For a product the channels are its features.
-
-    Attributes:
-        mean, std, minimum, maximum: of each channel, ``(channels,)``.
-        samples: the loader's examples.
-        constant: share of them with one value in each channel.
-        near_constant: share with a standard deviation below a hundredth of that of their batch.
-        contrast: root mean square over the others of the standard deviation within one; None without others.
-        dead: channels that hardly vary while others do.
-        duplicates: sets of channels that are copies of each other up to scale and offset.
-    """
-
-    mean: Tensor
-    std: Tensor
-    minimum: Tensor
-    maximum: Tensor
-    samples: int
-    constant: float
-    near_constant: float
-    contrast: float | None
-    dead: tuple[int, ...]
-    duplicates: tuple[tuple[int, ...], ...]
-
-    @property
-    def overall_std(self) -> float:
-        """Root mean square over channels of their standard deviations."""
-        return self.std.square().mean().sqrt().item()
-
-    @property
-    def mean_share(self) -> float:
-        """Share of the second moment of the values that their channels' means make up."""
-        square = (self.mean.square() + self.std.square()).mean().item()
-        return self.mean.square().mean().item() / square if square > 0 else 0.0
-
-
-@dataclasses.dataclass(frozen=True)
-class GridPoint:
-    """What TrAct does to the gradient at one ``lam``, averaged over the backward passes.
-
-    Attributes:
-        lam: the regularisation.
-        cosine: of the angle between the plain gradient ``G`` and TrAct's ``G'``; None without a usable gradient.
-        kept: ``|lam G'| / |G|``, in (0, 1]. Along an eigenvector of the covariance with eigenvalue ``s`` TrAct is
-            ``G / (s + lam)``, so that ``lam G'`` is ``G`` where ``s`` is far below ``lam``, and next to nothing where it is
-            far above. It tells both from one another at any scale of inputs and gradients.
-        reshaped: share of ``|G|^2`` along eigenvectors with ``s > lam``, where TrAct divides by the covariance.
-        degrees_of_freedom: sum of ``s / (s + lam)``: how many directions have an eigenvalue above ``lam``.
-    """
-
-    lam: float
-    cosine: float | None
-    kept: float | None
-    reshaped: float | None
-    degrees_of_freedom: float
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class LayerProbe:
-    """One first layer.
-
-    Eigenvalues are those of the uncentred covariance ``C = X^T X / r`` of all rows seen; ``of_one_batch`` says where it
-    was too large and those of one batch are given. Gradients are measured against the covariance of their own batch, as in
-    training.
-
-    Attributes:
-        layer, weights: names, as in ``backend.matches``.
-        description: kind and sizes.
-        geometry: how rows are taken from the input.
-        features: ``n``.
-        rows: ``r`` of every backward pass.
-        lam: at which it was probed.
-        eigenvalues: ``(groups, k)``, largest first; empty when no finite input was seen.
-        eigenvectors: leading ones, ``(groups, few, n)``.
-        of_one_batch: see above.
-        condition, condition_with_lam: largest over smallest eigenvalue of ``C`` and of ``C + lam I``, worst group.
-        effective_rank: ``exp`` of the entropy of the eigenvalues (Roy and Vetterli 2007), mean over groups.
-        mean_offset: share of the trace of ``C`` that the mean row makes up.
-        grid: what each ``lam`` does, in ascending order; the one that was asked for is among them.
-        cosines: at ``lam``, of each backward pass.
-        values: of the input; None when no finite input was seen.
-        filters: the weight as the layer used it, ``(groups, m, n)``.
-        bad_inputs, bad_gradients, zero_gradients: numbers of backward passes.
-        warnings: what is unusual.
-    """
-
-    layer: str
-    weights: tuple[str, ...]
-    description: str
-    geometry: PatchGeometry
-    features: int
-    rows: tuple[int, ...]
-    lam: float
-    eigenvalues: Tensor
-    eigenvectors: Tensor
-    of_one_batch: bool
-    condition: float
-    condition_with_lam: float
-    effective_rank: float
-    mean_offset: float
-    grid: tuple[GridPoint, ...]
-    cosines: tuple[float, ...]
-    values: ValueSummary | None
-    filters: Tensor
-    bad_inputs: int = 0
-    bad_gradients: int = 0
-    zero_gradients: int = 0
-    warnings: tuple[Concern, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """Of the layer, or of its weight where it has none."""
-        return self.layer or ", ".join(self.weights) or "the model"
-
-    @property
-    def passes(self) -> int:
-        """Backward passes seen."""
-        return len(self.rows) + self.bad_inputs
-
-    @property
-    def at_lam(self) -> GridPoint:
-        """The point of the grid that was asked for."""
-        return next(point for point in self.grid if point.lam == self.lam)
-
-    @property
-    def verdict(self) -> str:
-        """The answer in one line."""
-        if not self.warnings:
-            return f"{self.name}: this data suits TrAct at lam={self.lam:g}"
-        more = len(self.warnings) - 1
-        return f"{self.name}: {self.warnings[0].sentence}{f' (and {more} more)' if more else ''}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain lists, numbers and strings; None for what is infinite or not a number."""
-        values = None if self.values is None else _plain(self.values)
-        own = {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(self)
-            if field.name not in ("values", "filters", "eigenvectors", "warnings", "geometry")
-        }
-        return {
-            "verdict": self.verdict,
-            **_finite(own),
-            "geometry": _finite(dataclasses.asdict(self.geometry)),
-            "values": values,
-            "warnings": [
-                {"layer": item.layer, "kind": item.kind.value, "sentence": item.sentence, "advice": item.advice}
-                for item in self.warnings
-            ],
-        }
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Probe:
-    """What ``tract_fx.probe`` has measured. ``print`` it.
-
-    Attributes:
-        layers: one for each first layer, in the order of the graphs.
-        rejections: layers and operations that the pass does not rewrite, as in ``backend.rejections``.
-        lam: at which the data were probed.
-        batches: how many were taken.
-        loss: what was differentiated, in words.
-    """
-
-    layers: tuple[LayerProbe, ...]
-    rejections: tuple[LayerRejection, ...]
-    lam: float
-    batches: int
-    loss: str
-
-    @property
-    def warnings(self) -> tuple[Concern, ...]:
-        """Those of all layers."""
-        return tuple(concern for layer in self.layers for concern in layer.warnings)
-
-    @property
-    def verdict(self) -> str:
-        """The answer, one line for each layer."""
-        return "\n".join(layer.verdict for layer in self.layers)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything but filters and eigenvectors, ready for JSON."""
-        return {
-            "verdict": self.verdict,
-            "lam": self.lam,
-            "batches": self.batches,
-            "loss": self.loss,
-            "layers": [layer.to_dict() for layer in self.layers],
-            "rejections": [dataclasses.asdict(rejection) for rejection in self.rejections],
-        }
+class Probe(ProbeResult):
+    """What ``tract_fx.probe`` has measured; ``print`` it, or draw it with :meth:`save_figures`."""
 
     def save_figures(self, folder: str | Path) -> tuple[Path, ...]:
         """Write pictures of each layer: its spectrum with ``lam`` marked, its filters, leading eigenvectors of its rows.
@@ -262,38 +28,10 @@ class Probe:
         Raises:
             ProbeError: when matplotlib is not installed.
         """
-        from tract_fx.probing.views.figures import save_figures
-
         return save_figures(self, Path(folder))
 
     def __str__(self) -> str:
-        from tract_fx.probing.views.text import as_text
-
         return as_text(self)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        from tract_fx.probing.views.text import report
-
         yield from report(self)
-
-
-def mean_of(values: list[float]) -> float | None:
-    """Their mean; None when there are none."""
-    return statistics.fmean(values) if values else None
-
-
-def _plain(summary: ValueSummary) -> dict[str, Any]:
-    fields = {field.name: getattr(summary, field.name) for field in dataclasses.fields(summary)}
-    return _finite({**fields, "overall_std": summary.overall_std, "mean_share": summary.mean_share})
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return _finite(value.tolist()) if value.numel() <= MOST_LISTED or value.dim() > 1 else None
-    if dataclasses.is_dataclass(value):
-        return _finite(dataclasses.asdict(value))
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

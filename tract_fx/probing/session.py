@@ -11,15 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tract_fx.backend import TractBackend
 from tract_fx.errors import OptionError, ProbeError
 from tract_fx.options import DEFAULT_LAM, TractOptions, check_lam
-from tract_fx.probing.backend import ObservedLayer, ObservingBackend, isolated_compile
+from tract_fx.probing.backend import LayerObservers, ObservedLayer, isolated_compile
 from tract_fx.probing.batches import Batch
 from tract_fx.probing.diagnosis import dead_channels, diagnose, duplicated_channels
 from tract_fx.probing.isolation import copied, preserve_rng_state
 from tract_fx.probing.losses import GIVEN, default_loss
 from tract_fx.probing.observer import LARGEST_POOLED, StreamingObserver
-from tract_fx.probing.probes import GridPoint, LayerProbe, Probe, ValueSummary, mean_of
+from tract_fx.probing.probes import Probe
+from tract_fx.probing.result import GridPoint, LayerProbe, ValueSummary, mean_of
 from tract_fx.probing.spectrum import condition, degrees_of_freedom, effective_rank
 
 __all__ = ["DEFAULT_GRID", "probe"]
@@ -72,14 +74,15 @@ def probe(
     lams = _grid(options.lam, DEFAULT_GRID if grid is None else grid)
     if isinstance(batches, bool) or not isinstance(batches, numbers.Integral) or batches < 1:
         raise OptionError(f"batches={batches!r} is not allowed: it must be a whole number from 1 up.")
-    backend = ObservingBackend(options, lams)
+    observers = LayerObservers(lams)
+    backend = TractBackend(options, observers.compile_graph, trains=False)
     with preserve_rng_state(loader), torch.inference_mode(False), torch.enable_grad():
-        count, loss_words = _run(copied(model), loader, backend, int(batches), loss)
+        count, loss_words = _run(copied(model), loader, backend, observers, int(batches), loss)
     if not count:
         raise ProbeError("The loader yields no batch.")
-    seen = [layer for layer in backend.layers.values() if layer.observer.calls]
+    seen = [layer for layer in observers.layers.values() if layer.observer.calls]
     if not seen:
-        raise ProbeError(_nothing_seen(backend))
+        raise ProbeError(_nothing_seen(backend, observers))
     probes = tuple(_probe_of(layer, options.lam) for layer in seen)
     rejections = tuple(dict.fromkeys(backend.rejections))
     return Probe(probes, rejections, options.lam, count, loss_words)
@@ -94,7 +97,12 @@ def _grid(lam: float, grid: Sequence[float]) -> tuple[float, ...]:
 
 
 def _run(
-    model: nn.Module, loader: Iterable[Any], backend: ObservingBackend, batches: int, loss: Loss | None
+    model: nn.Module,
+    loader: Iterable[Any],
+    backend: TractBackend,
+    observers: LayerObservers,
+    batches: int,
+    loss: Loss | None,
 ) -> tuple[int, str]:
     """Run the batches; returns how many there were, and what was differentiated."""
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
@@ -103,7 +111,7 @@ def _run(
     with isolated_compile(model, backend) as compiled:
         for count, item in enumerate(itertools.islice(loader, batches), 1):  # noqa: B007 - how many there were
             batch = Batch.of(item, device)
-            backend.expect(batch.samples)
+            observers.expect(batch.samples)
             output = compiled(*batch.args, **batch.kwargs)
             value, kind = default_loss(output, batch) if loss is None else (_checked(loss(output, batch.item)), GIVEN)
             words[kind] = None
@@ -119,15 +127,15 @@ def _checked(value: Any) -> Tensor:
     return value.reshape(())
 
 
-def _nothing_seen(backend: ObservingBackend) -> str:
-    if backend.layers:
-        names = ", ".join(layer.layer or layer.weights[0] for layer in backend.layers.values())
+def _nothing_seen(backend: TractBackend, observers: LayerObservers) -> str:
+    if observers.layers:
+        names = ", ".join(layer.layer or layer.weights[0] for layer in observers.layers.values())
         return f"The first layer ({names}) got no gradient: the loss does not depend on it. Give another one, loss=..."
     if backend.rejections:
         return "\n".join(["TrAct finds no layer to rewrite.", *map(str, dict.fromkeys(backend.rejections))])
     return (
         "TrAct finds no layer to rewrite: Dynamo compiled no graph with a first layer that trains. tract_fx.explain(model, "
-        'input) tells more, and TORCH_LOGS="graph_breaks" what Dynamo skips.'
+        'input) says more, and TORCH_LOGS="graph_breaks" shows what Dynamo skips.'
     )
 
 

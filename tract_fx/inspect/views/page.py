@@ -7,7 +7,7 @@ import functools
 import itertools
 from html import escape
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import sympy
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -18,25 +18,16 @@ from tract_fx.inspect.cost.layer_cost import LayerCost, Work
 from tract_fx.inspect.drawing.neighbourhood import neighbourhood
 from tract_fx.inspect.drawing.picture import Picture, draw
 from tract_fx.inspect.formatting import human, human_bytes, multiple, percent, summarize
+from tract_fx.inspect.result import ExplainedGraph, ExplainedLayer, ExplanationResult
 from tract_fx.inspect.views.listing import Block, compare
-from tract_fx.passes.first_layer import RejectionKind
-from tract_fx.records import LayerRejection
-
-if TYPE_CHECKING:
-    from tract_fx.inspect.explanation import ExplainedGraph, ExplainedLayer, Explanation
+from tract_fx.records import LayerRejection, RejectionKind, Severity
 
 __all__ = ["render_frame", "render_html"]
 
 ASSETS = "assets"
 
-# Severity, and the words for it, of a finding.
-KINDS = {
-    RejectionKind.UNSUPPORTED.value: ("error", "cannot be rewritten"),
-    RejectionKind.NO_FIRST_LAYER.value: ("warning", "no first layer"),
-    RejectionKind.CONSTANT_INPUT.value: ("note", "constant input"),
-    RejectionKind.NO_GRADIENT.value: ("note", "no gradient"),
-}
-PROBLEMS = ("error", "warning")
+# The order of findings on the page.
+KINDS = [kind.value for kind in RejectionKind]
 
 NO_BREAK = "\u00a0"
 
@@ -44,12 +35,12 @@ NO_BREAK = "\u00a0"
 MOST_LINES = 10_000
 
 
-def render_html(explanation: Explanation) -> str:
+def render_html(explanation: ExplanationResult) -> str:
     """A complete HTML document."""
     return _template().render(page=_Page(explanation), style=_asset("page.css"), script=_asset("page.js"))
 
 
-def render_frame(explanation: Explanation, height: int = 720) -> str:
+def render_frame(explanation: ExplanationResult, height: int = 720) -> str:
     """The page inside of another one, as a notebook's output: with its own style, and leaving the other's alone."""
     return (
         f'<iframe title="tract-fx explains {escape(explanation.model_name)}" srcdoc="{escape(render_html(explanation))}" '
@@ -82,11 +73,15 @@ class _Finding:
 
     @property
     def severity(self) -> str:
-        return KINDS.get(self.item.kind, ("note", ""))[0]
+        return self.item.severity.value
 
     @property
     def kind(self) -> str:
-        return KINDS.get(self.item.kind, ("note", self.item.kind))[1]
+        return "cannot be rewritten" if self.item.severity is Severity.ERROR else self.item.kind
+
+    @property
+    def is_problem(self) -> bool:
+        return self.item.severity is not Severity.NOTE
 
     @property
     def name(self) -> str:
@@ -260,7 +255,7 @@ class _Graph:
     def outcome(self) -> str:
         if self.layers:
             return "rewritten: " + ", ".join(layer.name for layer in self.layers)
-        problems = [finding for finding in self.findings if finding.severity in PROBLEMS]
+        problems = [finding for finding in self.findings if finding.is_problem]
         return "; ".join(f"{finding.name}: {finding.kind}" for finding in problems) or "not changed"
 
     @property
@@ -271,14 +266,14 @@ class _Graph:
 class _Page:
     """What the template shows."""
 
-    def __init__(self, explanation: Explanation) -> None:
+    def __init__(self, explanation: ExplanationResult) -> None:
         self.explanation = explanation
         self.graphs = [_Graph(graph) for graph in explanation.graphs]
         self.rewritten = [graph for graph in self.graphs if graph.layers]
         self.findings = [finding for graph in self.graphs for finding in graph.findings]
-        self.findings.sort(key=lambda finding: list(KINDS).index(finding.item.kind))
-        self.problems = [finding for finding in self.findings if finding.severity in PROBLEMS]
-        self.quiet = [finding for finding in self.findings if finding.severity not in PROBLEMS]
+        self.findings.sort(key=lambda finding: KINDS.index(finding.item.kind))
+        self.problems = [finding for finding in self.findings if finding.is_problem]
+        self.quiet = [finding for finding in self.findings if not finding.is_problem]
 
     @property
     def listed(self) -> list[_Graph]:

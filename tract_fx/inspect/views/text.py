@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import sympy
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
+from tract_fx.inspect.cost.layer_cost import LayerCost
 from tract_fx.inspect.formatting import human, human_bytes, multiple, percent, refusal, summarize
-from tract_fx.passes.first_layer import RejectionKind
-from tract_fx.records import LayerRejection
-
-if TYPE_CHECKING:
-    from tract_fx.inspect.cost.layer_cost import LayerCost
-    from tract_fx.inspect.explanation import ExplainedGraph, Explanation
+from tract_fx.inspect.result import ExplainedGraph, ExplanationResult
+from tract_fx.records import LayerRejection, Severity
 
 __all__ = ["as_text", "report"]
 
@@ -25,22 +21,17 @@ WIDTH = 120
 # Graphs in which nothing is rewritten and nothing refused are counted beyond this many, not listed.
 GRAPHS_SHOWN = 8
 QUIET_STYLE = "dim"
-STYLES = {
-    RejectionKind.UNSUPPORTED.value: "bold red",
-    RejectionKind.NO_FIRST_LAYER.value: "yellow",
-    RejectionKind.CONSTANT_INPUT.value: QUIET_STYLE,
-    RejectionKind.NO_GRADIENT.value: QUIET_STYLE,
-}
+STYLES = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.NOTE: QUIET_STYLE}
 
 
-def as_text(explanation: Explanation) -> str:
+def as_text(explanation: ExplanationResult) -> str:
     """Without colours."""
     console = Console(file=io.StringIO(), width=WIDTH, color_system=None)
-    console.print(explanation, soft_wrap=False)
+    console.print(Group(*report(explanation)), soft_wrap=False)
     return console.file.getvalue().rstrip()
 
 
-def report(explanation: Explanation) -> Iterator[RenderableType]:
+def report(explanation: ExplanationResult) -> Iterator[RenderableType]:
     """What rich prints."""
     for layer in explanation.layers:
         yield Text(str(layer), style="bold green")
@@ -77,7 +68,7 @@ def _number(value: sympy.Expr, unit: str) -> str:
     return human(value, unit) if value.is_number else str(value)
 
 
-def _graphs(explanation: Explanation) -> Iterator[RenderableType]:
+def _graphs(explanation: ExplanationResult) -> Iterator[RenderableType]:
     graphs = explanation.graphs
     shown = graphs if len(graphs) <= GRAPHS_SHOWN else tuple(item for item in graphs if item.layers or item.rejections)
     for graph in shown:
@@ -96,6 +87,6 @@ def _graph(graph: ExplainedGraph, *, numbered: bool) -> Iterator[RenderableType]
 
 
 def _rejection(rejection: LayerRejection) -> Iterator[RenderableType]:
-    yield Text(refusal(rejection), style=STYLES[rejection.kind])
+    yield Text(refusal(rejection), style=STYLES[rejection.severity])
     if rejection.advice:
         yield Padding(Text(rejection.advice), (0, 0, 0, 2))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tract_fx.errors import ProbeError
-from tract_fx.probing.probes import LayerProbe, Probe
+from tract_fx.probing.result import LayerProbe, ProbeResult
 from tract_fx.probing.views.tiles import Tiles, tiles_of
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ GAP, LABEL, MARGIN, NARROWEST = 0.08, 0.2, 0.12, 5.0
 SMALLEST_SIDE = 48
 
 
-def save_figures(probe: Probe, folder: Path) -> tuple[Path, ...]:
+def save_figures(probe: ProbeResult, folder: Path) -> tuple[Path, ...]:
     """See :meth:`tract_fx.Probe.save_figures`."""
     try:
         import matplotlib  # noqa: F401 - says early, and once, that it is not there

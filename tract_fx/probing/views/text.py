@@ -7,37 +7,36 @@ import math
 from collections.abc import Iterator
 
 from rich import box
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from tract_fx.inspect.formatting import human, refusal
-from tract_fx.passes.first_layer import RejectionKind
-from tract_fx.probing.probes import GridPoint, LayerProbe, Probe, ValueSummary
+from tract_fx.probing.result import GridPoint, LayerProbe, ProbeResult, ValueSummary
+from tract_fx.records import Severity
 
 __all__ = ["as_text", "report"]
 
 WIDTH = 120
 INDENT = (0, 0, 0, 2)
 QUIET_STYLE, GOOD_STYLE, BAD_STYLE = "dim", "bold green", "bold yellow"
-PROBLEMS = (RejectionKind.UNSUPPORTED.value, RejectionKind.NO_FIRST_LAYER.value)
 CHANNELS_LISTED = 4
 
 
-def as_text(probe: Probe) -> str:
+def as_text(probe: ProbeResult) -> str:
     """Without colours."""
     console = Console(file=io.StringIO(), width=WIDTH, color_system=None)
-    console.print(probe)
+    console.print(Group(*report(probe)))
     return "\n".join(line.rstrip() for line in console.file.getvalue().rstrip().splitlines())
 
 
-def report(probe: Probe) -> Iterator[RenderableType]:
+def report(probe: ProbeResult) -> Iterator[RenderableType]:
     """What rich prints."""
     for layer in probe.layers:
         yield Text(layer.verdict, style=BAD_STYLE if layer.warnings else GOOD_STYLE)
     for rejection in probe.rejections:
-        if rejection.kind in PROBLEMS:
+        if rejection.severity is not Severity.NOTE:
             yield Text(refusal(rejection), style=BAD_STYLE)
     for layer in probe.layers:
         yield Text()

@@ -1,0 +1,35 @@
+"""Remedies of the passes in the words of the backend's options."""
+
+from __future__ import annotations
+
+from tract_fx.distributed.groups import LEAVE_GROUP_OUT
+from tract_fx.passes.obstacles import Remedy
+
+__all__ = ["advice"]
+
+_ADVICE = {
+    Remedy.CHOOSE_LAYERS: (
+        'Choose other layers with layers=[...], or let this one train with its plain gradient: on_unsupported="warn" or '
+        '"ignore".'
+    ),
+    Remedy.NAME_LAYER: 'To rewrite a later layer, name it: layers=["..."].',
+    Remedy.REMOVE_NAME: "Remove it from layers=[...].",
+    Remedy.BACKWARD_OUTSIDE: (
+        "Compile the forward pass and the loss, and call backward() outside, or inside without "
+        'torch._dynamo.config.trace_autograd_ops; or train with plain gradients: on_unsupported="warn" or "ignore".'
+    ),
+    Remedy.STATIC_KERNEL: (
+        "Compute them from sizes that are the same in every step, or compile with dynamic=False, which makes one graph for "
+        "each kernel size."
+    ),
+    Remedy.UNWRAP: (
+        'Compile the model with another backend, such as "inductor", or remove TrAct from the layer; with '
+        'on_unsupported="warn" or "ignore" the gradient of the wrapper is left as it is.'
+    ),
+    Remedy.OWN_COVARIANCE: LEAVE_GROUP_OUT,
+}
+
+
+def advice(remedy: Remedy | None) -> str:
+    """A sentence for the user; empty where nothing can be done."""
+    return "" if remedy is None else _ADVICE[remedy]
