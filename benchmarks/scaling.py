@@ -1,6 +1,6 @@
 """What does the shared covariance cost, up to 4,096 GPUs? A model, and a measurement of its form.
 
-    python -m benchmarks.scaling                                    # the table of docs/scaling.md
+    python -m benchmarks.scaling                                    # the table of docs/results/scaling.md
     python -m benchmarks.scaling --measure benchmarks/results/scaling.jsonl
 
 An all-reduce of ``b`` bytes over ``N`` ranks takes, with a latency ``alpha`` for a message and a bandwidth ``beta``,

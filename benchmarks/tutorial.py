@@ -1,4 +1,4 @@
-"""What the commands of docs/odd-loss.md print; ``python -m benchmarks.report`` puts it there.
+"""What the commands of docs/guide/odd-loss.md print; ``python -m benchmarks.report`` puts it there.
 
 python -m benchmarks.tutorial --data cifar10_jpeg.tar.xz [NAME ...]
 """
@@ -24,7 +24,7 @@ COMMANDS = {
     "explain_nothing": "tract-fx explain hf:bert",
     "explain_skipped": "tract-fx explain benchmarks.tutorial_models:skipped",
     "explain_unsupported": "tract-fx explain benchmarks.tutorial_models:unsupported",
-    "logs": 'TORCH_LOGS="tract" python -m benchmarks.tutorial_models',
+    "logs": 'TORCH_LOGS="tract_fx" python -m benchmarks.tutorial_models',
     "probe_raw": f"{PROBE} --mean 0,0,0 --std 0.0039,0.0039,0.0039",
     "probe_standardised": PROBE,
     "probe_lam": f"{PROBE} --lam 1e6",

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.util
 from pathlib import Path
-
-from tract_fx import passes
 
 __all__ = ["source_hash"]
 
@@ -25,7 +24,9 @@ def source_hash() -> str:
 
 
 def _sources() -> set[tuple[str, Path]]:
-    root, of_passes = Path(__file__).parent, Path(passes.__file__).parent
+    root = Path(__file__).parent
+    # Found and not imported: passes stand above this module.
+    of_passes = Path(importlib.util.find_spec("tract_fx.passes").origin).parent
     return {
         *((f"passes/{path.relative_to(of_passes).as_posix()}", path) for path in of_passes.rglob("*.py")),
         *(

@@ -62,7 +62,7 @@ SIZES = {
     "medium": Size(
         name="medium",
         networks={"resnet": networks.small_resnet, "vit": networks.small_vit},
-        titles={"resnet": "small ResNet", "vit": "small ViT"},
+        titles={"resnet": "small ResNet, all images", "vit": "small ViT, all images"},
         rates={("resnet", "sgd"): 0.1, ("resnet", "adam"): 4e-3, ("vit", "adam"): 2e-3},
         budgets=(10, 20, 40),
         train=0,

@@ -49,6 +49,19 @@ def speedup() -> str:
     return _table(heads, rows)
 
 
+def readme() -> str:
+    """The largest budget of each setting, for the README."""
+    rows = []
+    for results in all_results():
+        for network, optimizer in SETTINGS:
+            if found := needs(results, network, optimizer):
+                last = found[-1]
+                title = title_of(results, network, optimizer)
+                accuracies = _accuracy(last.plain), _accuracy(last.tract), _difference(last.plain, last.tract)
+                rows.append((title, last.epochs, len(last.plain), *accuracies))
+    return _table(("network", "epochs", "seeds", "plain", "TrAct", "difference"), rows)
+
+
 def lam() -> str:
     """Differences to plain training for every ``lam``."""
     values = sorted({value for results in all_results() for value in results.size.lams})
@@ -164,6 +177,7 @@ def summary() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "convergence_summary": summary,
     "convergence_conditions": conditions,
+    "convergence_readme": readme,
     "convergence_speedup": speedup,
     "convergence_lambda": lam,
     "convergence_contrast": contrast,

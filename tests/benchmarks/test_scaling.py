@@ -12,7 +12,7 @@ from tract_fx.distributed.agreement import Group
 from tract_fx.passes.first_layer import find
 from tract_fx.passes.rewrite import apply_shared
 
-PAGE = Path(__file__).parents[2] / "docs" / "scaling.md"
+PAGE = Path(__file__).parents[2] / "docs" / "results" / "scaling.md"
 
 
 @pytest.mark.parametrize("groups", [1, 2])

@@ -70,7 +70,7 @@ FEATURES = {
     "skipped": ("loud", "A model, or first layer, that Dynamo skips is a warning before the optimiser's first step"),
     "explain": ("seeing", "`explain`: names, costs and graphs are right, and it leaves nothing behind"),
     "probe": ("seeing", "`probe`: each planted fault is told, and good data are not; every number against float64"),
-    "logs": ("seeing", '`TORCH_LOGS="tract"`, `TORCH_TRACE` and `tlparse`, also from a cache'),
+    "logs": ("seeing", '`TORCH_LOGS="tract_fx"`, `TORCH_TRACE` and `tlparse`, also from a cache'),
     "command line": ("seeing", "`tract-fx explain`, `probe`, `doctor`: exit status, suggestions, models by name"),
     "processes": (
         "many processes",

@@ -14,7 +14,7 @@ class Outcome(enum.Enum):
     """What a model ends with."""
 
     RIGHT = "matched right"
-    NOTHING = "nothing to match, rightly"
+    NOTHING = "correctly empty"
     WRONG = "matched wrong"
     REJECTED = "rejected"
 

@@ -1,6 +1,6 @@
 """What ``TORCH_LOGS`` prints and ``TORCH_TRACE`` records of a compile.
 
-``TORCH_LOGS="tract"`` prints one line for each graph, ``TORCH_LOGS="+tract"`` also the joint graph as code before and
+``TORCH_LOGS="tract_fx"`` prints one line for each graph, ``TORCH_LOGS="+tract_fx"`` also the joint graph as code before and
 after the rewrite. A folder given by ``TORCH_TRACE`` gets the same as files, which ``tlparse`` puts beside those of PyTorch.
 Code is printed only where somebody listens: for a large graph that takes seconds.
 """

@@ -177,7 +177,7 @@ def _import_torch_with_logs(name: str) -> subprocess.Popen[bytes]:
 
 def _logs(importing: subprocess.Popen[bytes]) -> Check:
     if importing.wait() == 0:
-        return Check("TORCH_LOGS", State.WORKS, 'TORCH_LOGS="tract" and "+tract" show what is rewritten')
+        return Check("TORCH_LOGS", State.WORKS, 'TORCH_LOGS="tract_fx" and "+tract_fx" show what is rewritten')
     detail = f'torch {torch.__version__} does not know the name "tract"'
     return Check("TORCH_LOGS", State.LIMITED, detail, 'Use TORCH_LOGS="tract_fx" or "+tract_fx" here.')
 
