@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -80,13 +79,11 @@ class Checkup:
 
 def checkup() -> Checkup:
     """Look at this machine; takes some seconds, most of them for compiling a network of two layers."""
-    importing = _import_torch_with_logs("tract")  # processes that go on beside the rest
-    steps = [_StepElsewhere("inductor", device) for device in _devices_with_code()]
+    steps = [_StepElsewhere("inductor", device) for device in _devices_with_code()]  # they run beside the rest
     checks = (
         *(_code_generation(), _kernels(), _cache(), _entry_point()),
         _step("a step without generated code", lambda: self_check("aot_eager")),
         *(_step(f"a step with Inductor on {step.device}", step.result) for step in steps),
-        _logs(importing),
     )
     return Checkup(_versions(), tuple(_devices()), checks)
 
@@ -163,23 +160,6 @@ def _entry_point() -> Check:
         "Install the package (pip install -e .), or give torch.compile the object that tract_fx.tract_backend() makes."
     )
     return Check(name, State.LIMITED, "not registered: this is a checkout that is not installed", advice)
-
-
-def _import_torch_with_logs(name: str) -> subprocess.Popen[bytes]:
-    """What a user does who sets ``TORCH_LOGS``."""
-    return subprocess.Popen(
-        [sys.executable, "-c", "import torch"],
-        env={**os.environ, "TORCH_LOGS": name},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-
-
-def _logs(importing: subprocess.Popen[bytes]) -> Check:
-    if importing.wait() == 0:
-        return Check("TORCH_LOGS", State.WORKS, 'TORCH_LOGS="tract_fx" and "+tract_fx" show what is rewritten')
-    detail = f'torch {torch.__version__} does not know the name "tract"'
-    return Check("TORCH_LOGS", State.LIMITED, detail, 'Use TORCH_LOGS="tract_fx" or "+tract_fx" here.')
 
 
 def _step(name: str, run: Callable[[], SelfCheck]) -> Check:
