@@ -1,4 +1,4 @@
-"""Models of which docs/guide/odd-loss.md says why nothing is rewritten; ``python -m benchmarks.tutorial_models`` trains one."""
+"""Models of which docs/guide/odd-loss.md says why nothing is rewritten; ``python -m benchmarks.tutorial_models`` trains."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import TypeAlias
 
 import torch
 from torch.fx import Node
@@ -18,7 +19,7 @@ from tract_fx.passes.joint_graph import target_of
 
 __all__ = ["BatchDimension", "Folding", "batch_of"]
 
-Size = int | torch.SymInt
+Size: TypeAlias = int | torch.SymInt
 
 # What keeps the order of elements, and so the order of the batch.
 _KEEP_ORDER = ("view", "_unsafe_view", "reshape", "clone", "alias", "_to_copy", "prims.convert_element_type")

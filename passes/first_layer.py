@@ -14,6 +14,7 @@ import dataclasses
 import enum
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeAlias
 
 import torch
 from torch.fx import Node
@@ -35,7 +36,7 @@ from tract_fx.records import RejectionKind
 
 __all__ = ["Findings", "Form", "Match", "Rejection", "find", "is_named"]
 
-Size = int | torch.SymInt
+Size: TypeAlias = int | torch.SymInt
 
 # Above this many features an n x n system is refused where r x r will do, even if that needs a guard on the batch size:
 # in float64 it takes 128 MiB, and a hundred thousand pixels would take 75 GiB.
@@ -96,7 +97,7 @@ class Findings:
     has_gradients: bool = False
 
 
-def find(joint: JointGraph, layers: str | tuple[str, ...] = "first", *, shared: bool = False) -> Findings:
+def find(joint: JointGraph, layers: str | Sequence[str] = "first", *, shared: bool = False) -> Findings:
     """Matches and rejections of a joint graph.
 
     Args:
@@ -112,22 +113,25 @@ def find(joint: JointGraph, layers: str | tuple[str, ...] = "first", *, shared: 
         for call in calls(joint, lambda node: node in depends and depends[node].is_weight)
         if (result := _classify(joint, call, depends, layers, shared)) is not None
     ]
+    rejected = [result for result in results if isinstance(result, Rejection)]
     if not joint.has_gradients:  # an inference graph to AOTAutograd; the gradients in it are the user's own
         inside = joint.differentiated_inside
-        return Findings(rejections=tuple(item for item in results if not inside.isdisjoint(item.weights)))
+        return Findings(rejections=tuple(item for item in rejected if not inside.isdisjoint(item.weights)))
     matches = tuple(result for result in results if isinstance(result, Match))
-    rejected = [result for result in results if isinstance(result, Rejection)]
     rejections = [
         *_with_hand_written_backwards(joint, depends, matches, rejected),
         *_other_layers(joint, depends, layers),
     ]
     done = any(REWRITTEN in node.meta for node in joint.forward_nodes)
-    if layers == "first":
+    if isinstance(layers, str):
         unsupported = any(rejection.kind is RejectionKind.UNSUPPORTED for rejection in rejections)
         if not matches and not unsupported and not done and (use := first_parameter_use(joint, depends)) is not None:
             rejections.append(_no_first_layer(joint, use))
     elif not done:
-        taken_or_refused = [*matches, *(item for item in rejections if item.kind is RejectionKind.UNSUPPORTED)]
+        taken_or_refused: list[Match | Rejection] = [
+            *matches,
+            *(item for item in rejections if item.kind is RejectionKind.UNSUPPORTED),
+        ]
         rejections.extend(_named_but_not_called(joint, layers, taken_or_refused))
     return Findings(matches, tuple(rejections), has_gradients=True)
 
@@ -139,7 +143,7 @@ def is_named(name: str, layer: str, weights: Iterable[str]) -> bool:
 
 
 def _classify(
-    joint: JointGraph, call: Call, depends: dict[Node, Dependence], layers: str | tuple[str, ...], shared: bool
+    joint: JointGraph, call: Call, depends: dict[Node, Dependence], layers: str | Sequence[str], shared: bool
 ) -> Match | Rejection | None:
     if REWRITTEN in call.output.meta:
         return None
@@ -186,7 +190,7 @@ def _match(
 
 
 def _other_layers(
-    joint: JointGraph, depends: dict[Node, Dependence], layers: str | tuple[str, ...]
+    joint: JointGraph, depends: dict[Node, Dependence], layers: str | Sequence[str]
 ) -> Iterator[Rejection]:
     """Layers that data feeds and that are no convolution or matrix product of two tensors."""
     for product in other_products(joint, depends):
@@ -263,7 +267,7 @@ def _no_first_layer(joint: JointGraph, use: FirstParameterUse) -> Rejection:
 
 
 def _named_but_not_called(
-    joint: JointGraph, layers: tuple[str, ...], results: Sequence[Match | Rejection]
+    joint: JointGraph, layers: Sequence[str], results: Sequence[Match | Rejection]
 ) -> list[Rejection]:
     """Names of parameters of this graph for which ``results`` has nothing."""
     missing = []

@@ -49,7 +49,7 @@ class ObservingPass:
     def __init__(
         self,
         inputs: Sequence[GraphInput],
-        layers: str | tuple[str, ...],
+        layers: str | Sequence[str],
         observer: Callable[[Match, PatchGeometry, int], Observe],
         on_findings: Callable[[Findings], None],
         naming: Naming = DEFAULT_NAMING,

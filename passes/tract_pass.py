@@ -37,7 +37,7 @@ class TractPass(CustomGraphPass):
     def __init__(
         self,
         inputs: Sequence[GraphInput],
-        layers: str | tuple[str, ...],
+        layers: str | Sequence[str],
         lam: Callable[[Graph], Node],
         identity: tuple[Any, ...],
         on_findings: Callable[[Findings], None],

@@ -69,6 +69,8 @@ def _load_passes(folder: _Path) -> None:
     spec = _spec_from_file_location(
         f"{__name__}.passes", folder / "__init__.py", submodule_search_locations=[str(folder)]
     )
+    assert spec is not None
+    assert spec.loader is not None
     module = _module_from_spec(spec)
     _sys.modules[spec.name] = globals()["passes"] = module
     spec.loader.exec_module(module)

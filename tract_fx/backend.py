@@ -103,7 +103,7 @@ def expect_compiled_model(owner: object = tract, *, suppress_warnings: bool = Fa
         skipped.expect(model, owner, suppress_warnings=suppress_warnings)
 
 
-tract._dynamo_backend_init = expect_compiled_model  # torch 2.15 calls it whenever torch.compile looks the name up
+tract._dynamo_backend_init = expect_compiled_model  # type: ignore[attr-defined] # torch 2.15 calls it whenever torch.compile looks the name up
 
 
 def _announce_refusal(captured: Captured, reason: str) -> None:

@@ -10,6 +10,7 @@ import copy
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
 from typing import Any, NoReturn
 
 import sympy
@@ -149,7 +150,7 @@ def model_given_to_compile() -> torch.nn.Module | None:
 
     ``module.compile()`` gives its own method ``_call_impl`` to ``torch.compile``.
     """
-    frame = sys._getframe()
+    frame: FrameType | None = sys._getframe()
     # By its name: Lightning puts a function of its own in the place of torch.compile, which calls it.
     while frame is not None and (frame.f_code.co_name, frame.f_globals.get("__name__")) != ("compile", "torch"):
         frame = frame.f_back
@@ -426,7 +427,7 @@ def active_engine() -> torch.nn.Module | None:
     from torch.distributed.fsdp import FSDPModule
     from torch.nn.parallel import DistributedDataParallel
 
-    frame = sys._getframe()
+    frame: FrameType | None = sys._getframe()
     while frame is not None:
         owner = frame.f_locals.get("self")
         if isinstance(owner, (FSDPModule, DistributedDataParallel)):

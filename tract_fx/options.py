@@ -7,7 +7,7 @@ import difflib
 import math
 import numbers
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from tract_fx import compat
@@ -53,12 +53,12 @@ class TractOptions:
     """
 
     lam: float = DEFAULT_LAM
-    layers: Literal["first"] | tuple[str, ...] = "first"
-    on_unsupported: OnUnsupported = "error"
-    inner: Inner = "inductor"
+    layers: str | Sequence[str] = "first"
+    on_unsupported: str = "error"
+    inner: str = "inductor"
     mode: str | None = None
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    process_group: str | None = None
+    process_group: Any = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "lam", check_lam(self.lam))
@@ -106,7 +106,8 @@ class TractOptions:
         found = {name: _split_names(text) if name == "layers" else text for name, text in texts.items() if text}
         for name, value in found.items():
             try:
-                cls(**{name: value})
+                fields: dict[str, Any] = {name: value}
+                cls(**fields)
             except OptionError as error:
                 raise OptionError(f"The environment variable {variable(name)}: {error}") from None
         return found

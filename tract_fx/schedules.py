@@ -102,8 +102,9 @@ class CosineLam(LamScheduler):
 
 
 def _as_targets(targets: HasLam | Iterable[HasLam]) -> tuple[HasLam, ...]:
-    several = isinstance(targets, Iterable) and not isinstance(targets, str) and not hasattr(targets, "lam")
-    found = tuple(targets) if several else (targets,)
+    found: tuple[Any, ...] = (targets,)
+    if isinstance(targets, Iterable) and not isinstance(targets, str) and not hasattr(targets, "lam"):
+        found = tuple(targets)
     for target in found or (targets,):
         if not hasattr(target, "lam"):
             raise OptionError(

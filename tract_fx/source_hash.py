@@ -26,7 +26,10 @@ def source_hash() -> str:
 def _sources() -> set[tuple[str, Path]]:
     root = Path(__file__).parent
     # Found and not imported: passes stand above this module.
-    of_passes = Path(importlib.util.find_spec("tract_fx.passes").origin).parent
+    found = importlib.util.find_spec("tract_fx.passes")
+    assert found is not None
+    assert found.origin is not None
+    of_passes = Path(found.origin).parent
     return {
         *((f"passes/{path.relative_to(of_passes).as_posix()}", path) for path in of_passes.rglob("*.py")),
         *(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Iterator
+from types import FrameType
 from typing import Any
 
 import torch
@@ -48,7 +49,7 @@ def current_frame(gm: torch.fx.GraphModule) -> ModelFrame:
 
 def _compiled_models() -> Iterator[torch.nn.Module]:
     """Models that are being called and were given to ``torch.compile`` or ``module.compile()``, innermost first."""
-    frame = sys._getframe()
+    frame: FrameType | None = sys._getframe()
     while frame is not None:
         owner = frame.f_locals.get("self")
         if (model := compiled_module(owner)) is not None:

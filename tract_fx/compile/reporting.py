@@ -78,7 +78,7 @@ def report_findings(record: GraphRecord, settings: TractOptions, *, traced: bool
             warnings.warn(f"TrAct is not applied: {rejection}", TractWarning, stacklevel=2)
 
 
-def check_names(layers: str | tuple[str, ...], frame: ModelFrame, inputs: Sequence[GraphInput]) -> None:
+def check_names(layers: str | Sequence[str], frame: ModelFrame, inputs: Sequence[GraphInput]) -> None:
     """Refuse names that the model does not have; where no model is known, warn about names this graph does not have."""
     if layers == "first":
         return

@@ -220,5 +220,5 @@ def _above(cls: type, parametrized: type) -> type:
 
 def _new(base: type) -> Any:
     """An object of the class for ``base`` that has no attributes yet."""
-    cls = _class_for(base)
+    cls: Any = _class_for(base)
     return cls.__new__(cls)

@@ -110,7 +110,8 @@ def capture(
     mode = compat.FakeTensorMode(allow_non_fake_inputs=True)
     fake = fake_model(model, mode) if isinstance(model, nn.Module) else model
     try:
-        return on(fake, *fake_arguments((arguments, keywords), mode), mode)
+        fake_args, fake_kwargs = fake_arguments((arguments, keywords), mode)
+        return on(fake, fake_args, fake_kwargs, mode)
     except Exception as error:
         cause = _cause(error)
         if isinstance(cause, TractError):
@@ -146,7 +147,8 @@ class _GraphRecorder:
         def keep(module: GraphModule) -> None:
             nonlocal record
             before = _copied(module)
-            findings, described = FindingsRecorder(captured.settings), []
+            findings = FindingsRecorder(captured.settings)
+            described: list[Any] = []
 
             def look(found: Findings) -> None:
                 findings(found)
@@ -162,12 +164,13 @@ class _GraphRecorder:
 
     def _shapes_of(self, gm: GraphModule) -> Callable[..., Any]:
         """What the rest of the call gets from this graph: fake tensors, whatever it was given."""
-        if self.mode is None:
+        mode = self.mode
+        if mode is None:
             return gm.forward
 
         def run(*inputs: Any) -> Any:
-            with self.mode:
-                return gm.forward(*fake_arguments(inputs, self.mode))
+            with mode:
+                return gm.forward(*fake_arguments(inputs, mode))
 
         return run
 

@@ -99,7 +99,8 @@ def duplicated_channels(mean: Tensor, std: Tensor, products: Tensor) -> tuple[tu
     scale = torch.where(alive, std, 1.0)
     correlation = (products - torch.outer(mean, mean)) / torch.outer(scale, scale)
     alike = (correlation.abs() >= COPIES) & alive[:, None] & alive
-    sets, taken = [], set()
+    sets: list[tuple[int, ...]] = []
+    taken: set[int] = set()
     for index in (alike.sum(1) > 1).nonzero().flatten().tolist():
         if index not in taken:
             members = tuple(alike[index].nonzero().flatten().tolist())

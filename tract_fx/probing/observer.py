@@ -107,6 +107,7 @@ class StreamingObserver:
     @property
     def mean(self) -> Tensor:
         """Mean of the rows, ``(groups, n)``."""
+        assert self._sum is not None  # of a layer that has seen rows
         return self._sum / sum(self.rows)
 
     def pooled(self) -> Pooled | None:

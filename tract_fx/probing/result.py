@@ -262,7 +262,7 @@ def _plain(summary: ValueSummary) -> dict[str, Any]:
 def _finite(value: Any) -> Any:
     if isinstance(value, Tensor):
         return _finite(value.tolist()) if value.numel() <= MOST_LISTED or value.dim() > 1 else None
-    if dataclasses.is_dataclass(value):
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return _finite(dataclasses.asdict(value))
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import sympy
 import torch
@@ -29,7 +29,7 @@ __all__ = ["cholesky_flops", "gram_flops", "step_flops", "triangular_flops"]
 log = logging.getLogger(__name__)
 
 aten = torch.ops.aten
-Expr = sympy.Expr
+Expr: TypeAlias = sympy.Expr
 Shape = list[Expr]
 
 
@@ -87,7 +87,7 @@ def _registered(formula: Callable[..., Any], node: Node) -> Expr:
         log.debug("operations of %s are counted at the example's sizes", node.name)
     hints = hints_of([*node.all_input_nodes, node])
     numbers = tree_map(
-        lambda item: substitute(item, hints) if isinstance(item, Expr) else item, (arguments, keywords, shape)
+        lambda item: substitute(item, hints) if isinstance(item, sympy.Expr) else item, (arguments, keywords, shape)
     )
     return sympy.sympify(formula(*numbers[0], **numbers[1], out_val=numbers[2]))
 

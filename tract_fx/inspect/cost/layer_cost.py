@@ -22,7 +22,7 @@ from __future__ import annotations
 import dataclasses
 import operator
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import sympy
 import torch
@@ -38,7 +38,7 @@ from tract_fx.passes.joint_graph import is_backward
 
 __all__ = ["LayerCost", "Work", "layer_cost"]
 
-Expr = sympy.Expr
+Expr: TypeAlias = sympy.Expr
 
 ZERO = sympy.Integer(0)
 
@@ -187,7 +187,7 @@ class LayerCost:
         def new(item: Any) -> Any:
             if isinstance(item, Work):
                 return Work(*(substitute(getattr(item, field.name), values) for field in dataclasses.fields(Work)))
-            return substitute(item, values) if isinstance(item, Expr) else item
+            return substitute(item, values) if isinstance(item, sympy.Expr) else item
 
         changed = {field.name: new(getattr(self, field.name)) for field in dataclasses.fields(self)}
         left = tuple((symbol, value) for symbol, value in self.hints if symbol not in values)
@@ -366,7 +366,7 @@ def _expressions(cost: LayerCost) -> list[Expr]:
     parts = [
         getattr(item, field.name) for item in values if isinstance(item, Work) for field in dataclasses.fields(Work)
     ]
-    return [item for item in (*values, *parts) if isinstance(item, Expr) and item is not cost.batch]
+    return [item for item in (*values, *parts) if isinstance(item, sympy.Expr) and item is not cost.batch]
 
 
 def _number(expr: Expr) -> int | float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import sympy
 
@@ -24,7 +25,7 @@ from tract_fx.ops.patches import PatchGeometry
 
 __all__ = ["gram_memory"]
 
-Expr = sympy.Expr
+Expr: TypeAlias = sympy.Expr
 
 FLOAT64 = 8
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import operator
 from collections.abc import Collection, Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch.fx import Graph, Node
@@ -24,6 +24,7 @@ from tract_fx.passes.joint_graph import is_backward, target_of
 __all__ = ["Box", "Neighbourhood", "neighbourhood"]
 
 Status = Literal["same", "added", "removed", "unused"]
+Kind = Literal["node", "chain", "input", "result", "rest"]
 
 # Operators with a box of their own among added nodes, by what they are called here.
 _LANDMARKS = {
@@ -37,7 +38,7 @@ _LANDMARKS = {
 # Sources drawn one by one; more are counted.
 _MOST_SOURCES = 2
 
-Key = tuple[object, ...]
+Key = tuple[Any, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Box:
     nodes: tuple[str, ...] = ()
     status: Status = "same"
     backward: bool = False
-    kind: Literal["node", "chain", "input", "result", "rest"] = "node"
+    kind: Kind = "node"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -279,7 +280,7 @@ class _Drawing:
                 title, caption = meaning_of(names_before, names_behind, self.form) or (title, "")
             case ("tail", _):
                 caption = "on the way to the parameter"
-        kind = "input" if last.op == "placeholder" else "chain" if len(real) > 1 else "node"
+        kind: Kind = "input" if last.op == "placeholder" else "chain" if len(real) > 1 else "node"
         return Box(title, caption, value, names, status, backward, kind)
 
     def _operand_caption(self, role: str, node: Node) -> str:

@@ -100,7 +100,7 @@ class _Canvas:
     def _edges(self) -> Iterator[Markup]:
         for (source, target), xs in self.layout.edges.items():
             first, second = self.what.boxes[source], self.what.boxes[target]
-            kind = second.status if second.status in ("added", "removed") else first.status
+            kind: str = second.status if second.status in ("added", "removed") else first.status
             if first.kind == second.kind == "rest":
                 kind = "loss"
             start, rank = self.layout.places[source], self.layout.places[source].rank

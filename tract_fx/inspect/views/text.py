@@ -26,9 +26,10 @@ STYLES = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.NOTE:
 
 def as_text(explanation: ExplanationResult) -> str:
     """Without colours."""
-    console = Console(file=io.StringIO(), width=WIDTH, color_system=None)
+    written = io.StringIO()
+    console = Console(file=written, width=WIDTH, color_system=None)
     console.print(Group(*report(explanation)), soft_wrap=False)
-    return console.file.getvalue().rstrip()
+    return written.getvalue().rstrip()
 
 
 def report(explanation: ExplanationResult) -> Iterator[RenderableType]:

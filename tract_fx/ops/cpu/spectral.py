@@ -250,7 +250,7 @@ class _Planes:
 
 def _positions(images: Tensor, axes: Axes, frames: range, rows: range, columns: range) -> Tensor:
     """View of positions of phase images, up to the last one: ``(batch, frames, rows, channels, *phases, columns)``."""
-    margins = []
+    margins: list[int] = []
     for dim, (axis, part) in enumerate(zip(axes, (frames, rows, columns), strict=True), start=2):
         start = axis.stride * part.start - axis.padding
         length = axis.stride * (min(part.stop, axis.outputs + axis.reach) - part.start - 1) + axis.phases

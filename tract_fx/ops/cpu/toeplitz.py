@@ -43,7 +43,7 @@ class Run(NamedTuple):
     """``count`` neighbouring sets of ``width`` positions, all of a set in the same windows. One of the two is 1."""
 
     start: int
-    count: int
+    count: int  # type: ignore[assignment] # of sets, not tuple.count
     width: int
 
     @property
@@ -127,11 +127,11 @@ class Axes(NamedTuple):
             for row in range(-self.rows.reach if frame else 0, self.rows.blocks):
                 yield frame, row
 
-    def runs(self) -> Iterator[tuple[Run, Run, Run]]:
+    def runs(self) -> Iterator[tuple[Run, ...]]:
         """All positions."""
         return itertools.product(*(axis.runs() for axis in self))
 
-    def windows(self, runs: tuple[Run, Run, Run]) -> Iterator[tuple[slice, slice, slice]]:
+    def windows(self, runs: tuple[Run, ...]) -> Iterator[tuple[slice, ...]]:
         """The blocks in whose windows each of the sets of a run lies."""
         for sets in itertools.product(*(range(run.count) for run in runs)):
             yield tuple(axis.windows(run.start + index) for axis, run, index in zip(self, runs, sets, strict=True))
@@ -173,7 +173,7 @@ def add_images(sums: Tensor, images: Tensor, axes: Axes, scratch: tuple[Scratch,
         frames, rows, columns = runs
         sets = list(axes.windows(runs))
 
-        def add(products: Tensor, sets: list[tuple[slice, slice, slice]] = sets) -> None:
+        def add(products: Tensor, sets: list[tuple[slice, ...]] = sets) -> None:
             for index, windows in enumerate(sets):
                 sums[windows] += products[:, :, index].unflatten(-1, (shifts, lines))
 

@@ -26,9 +26,10 @@ CHANNELS_LISTED = 4
 
 def as_text(probe: ProbeResult) -> str:
     """Without colours."""
-    console = Console(file=io.StringIO(), width=WIDTH, color_system=None)
+    written = io.StringIO()
+    console = Console(file=written, width=WIDTH, color_system=None)
     console.print(Group(*report(probe)))
-    return "\n".join(line.rstrip() for line in console.file.getvalue().rstrip().splitlines())
+    return "\n".join(line.rstrip() for line in written.getvalue().rstrip().splitlines())
 
 
 def report(probe: ProbeResult) -> Iterator[RenderableType]:
@@ -111,6 +112,10 @@ def _grid(layer: LayerProbe) -> Table:
 
 def _point(point: GridPoint, features: int) -> tuple[str, ...]:
     directions = f"{point.degrees_of_freedom:.1f} of {features}"
+    # The layer has a gradient; without one there is no such table.
+    assert point.cosine is not None
+    assert point.kept is not None
+    assert point.reshaped is not None
     return f"{point.lam:g}", f"{point.cosine:.3f}", _percent(point.kept), _percent(point.reshaped), directions
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -18,8 +19,10 @@ class LiveWatcher:
 
     def step(self) -> None:
         """Advance the bar by a step; the first one ends the compilation."""
-        status = "first epoch" if self._progress.tasks[self._task].completed == 0 else None
-        self._progress.update(self._task, advance=1, **({"status": status} if status else {}))
+        fields: dict[str, Any] = {}
+        if self._progress.tasks[self._task].completed == 0:
+            fields["status"] = "first epoch"
+        self._progress.update(self._task, advance=1, **fields)
 
     def epoch(self, number: int, result: Epoch) -> None:
         """Show the latest numbers beside the bar."""

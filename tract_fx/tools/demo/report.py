@@ -85,7 +85,7 @@ def write_results(
             "data": str(settings.data) if settings.data else None,
             "out": str(settings.out),
         },
-        "environment": environment(settings.device),
+        "environment": environment(settings.device or "cpu"),
         "images": _image_record(images),
         "seconds": seconds,
         "models": {name: _pair_record(pair) for name, pair in pairs.items()},

@@ -37,6 +37,7 @@ def run_demo(settings: DemoSettings, console: Console) -> list[Path]:
     """
     started = time.perf_counter()
     asked, settings = settings, resolved(settings)
+    assert settings.threads is not None
     with console.status("reading images"):
         images = read_images(settings)
         data = standardised(images, torch.device(settings.device))
@@ -85,6 +86,7 @@ def read_images(settings: DemoSettings) -> ImageSet:
     """The digits, or what `--data` points to."""
     if settings.data is None:
         return load_digits(settings.limit, settings.seed)
+    assert settings.image_size is not None
     return load_images(settings.data, settings.image_size, settings.limit, settings.seed)
 
 
@@ -92,6 +94,7 @@ def train_pair(
     recipe: Recipe, images: ImageSet, data: TrainingData, schedule: Schedule, settings: DemoSettings, console: Console
 ) -> Pair:
     """Train one network on both sides, from the same weights, on the same batches."""
+    assert settings.inner is not None
     torch.manual_seed(settings.seed)
     initial = recipe.build(images.channels, len(images.classes), images.image_size)
     filters = initial.first_layer.weight.detach().clone()

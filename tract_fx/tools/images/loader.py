@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from tract_fx.tools.models.loaded import LoadedModel
 
 __all__ = ["image_batches"]
 
-Batch = Tensor | tuple[Tensor, Tensor]
+Batch: TypeAlias = Tensor | tuple[Tensor, Tensor]
 
 
 def image_batches(

@@ -75,7 +75,9 @@ class ArchiveSource:
         chosen = set(wanted)
         for archive, member in self._members():
             if member.name in chosen:
-                yield member.name, archive.extractfile(member).read()
+                content = archive.extractfile(member)
+                assert content is not None  # a regular member
+                yield member.name, content.read()
 
     def _members(self) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
         try:
