@@ -14,7 +14,7 @@ import pytest
 import torch
 import torch._inductor.config
 
-from support import slow, works
+from support import generated, slow, works  # noqa: F401
 from support.works import pytest_addoption, pytest_configure  # noqa: F401
 from tract_fx.compat import can_generate_code
 from tract_fx.options import OWN, variable
