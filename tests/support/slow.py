@@ -1,7 +1,7 @@
 """Which tests are left to ``.ci/run``: the table of the files that belong to the slow set, whole or in part.
 
-``python -m pytest`` runs the fast set, ``python -m pytest -m slow`` the rest. A test is marked ``slow`` where it stands, with
-``@pytest.mark.slow`` or ``pytestmark``, or here: by file, what is slow of it, and which of that is fast all the same.
+``python -m pytest`` runs the fast set, ``python -m pytest -m slow`` the rest. A test is marked ``slow`` where it stands,
+with ``@pytest.mark.slow`` or ``pytestmark``, or here: by file, what is slow of it, and which of that is fast all the same.
 Patterns are those of ``fnmatch`` for what follows the file in a test's name; ``[`` is an ordinary character.
 """
 
