@@ -67,7 +67,9 @@ SPLITS = {
         fast=("test_gradient_equals_reference_through_generated_code[conv2d]",),
     ),
     "integration/test_graphs.py": Split(slow=("test_*[inductor]", "test_graph_breaks_through_generated_code")),
-    "integration/test_hostile.py": Split(slow=("test_*inductor*",), fast=("test_raw_pixels_*[conv*",)),
+    "integration/test_hostile.py": Split(slow=("test_*inductor*",)),
+    "integration/test_lam.py": Split(slow=("test_*[inductor]",)),
+    "integration/test_precision.py": Split(slow=("test_*inductor*",), fast=("test_uint8_*inductor*",)),
     "integration/test_official.py": Split(slow=("test_equals_the_authors_module*-0.05]",)),
     "tract_fx/ops/gpu/test_kernels.py": Split(
         slow=(
