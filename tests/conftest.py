@@ -14,9 +14,16 @@ import pytest
 import torch
 import torch._inductor.config
 
-from support.works import pytest_addoption, pytest_configure, pytest_itemcollected  # noqa: F401
+from support import generated, slow, works  # noqa: F401
+from support.works import pytest_addoption, pytest_configure  # noqa: F401
 from tract_fx.compat import can_generate_code
 from tract_fx.options import OWN, variable
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Marks are complete before tests are selected by them."""
+    slow.mark(item)
+    works.note(item)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

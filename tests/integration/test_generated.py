@@ -5,6 +5,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from support.generated import examples
 from support.marks import codegen
 from support.oracle import error, tract_gradients
 from support.training import gradients
@@ -13,7 +14,7 @@ from tract_fx import tract_backend
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 LAM = 0.1
-ON_THE_GRAPH = settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+ON_THE_GRAPH = examples(40, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 # Each example is compiled to code, which takes seconds: few, and no time spent on making a failing one smaller.
 THROUGH_INDUCTOR = settings(
     max_examples=2, deadline=None, derandomize=True, database=None, phases=[Phase.explicit, Phase.generate],

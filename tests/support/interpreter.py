@@ -10,13 +10,27 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+from support.generated import THOROUGH
+
 ROOT = Path(__file__).parents[2]
 
 
 def pytest_in_the_interpreter(file: Path) -> subprocess.CompletedProcess[str]:
     """Run a file of tests, which need not be called ``test_*.py``, in Triton's interpreter."""
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", str(file)]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-n",
+        "0",
+        "-p",
+        "no:cacheprovider",
+        "--hypothesis-profile",
+        THOROUGH,
+        str(file),
+    ]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 

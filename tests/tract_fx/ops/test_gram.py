@@ -9,11 +9,12 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from support.generated import examples
 from support.patch_shapes import Layer, layers, sliced_patches
 from tract_fx.ops import gram as module
 from tract_fx.ops.cpu import blocks, spectral
@@ -55,7 +56,7 @@ def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("way", ["chosen", *DIRECT_WAYS])
 @pytest.mark.parametrize("block", [None, 1, 300])
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(layers(), st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]), st.integers(0, 2**31))
 @example(MORE_PADDING_THAN_PIXELS, torch.float32, 0)
 def test_integer_pixels_give_the_exact_matrix(
@@ -69,7 +70,7 @@ def test_integer_pixels_give_the_exact_matrix(
 
 
 @pytest.mark.parametrize("way", ["chosen", *DIRECT_WAYS])
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(layers(), st.integers(0, 2**31))
 def test_the_matrix_is_symmetric_to_the_last_bit(way: str, layer: Layer, seed: int) -> None:
     # Float64, so that all digits of an input are seen to count.
@@ -125,7 +126,7 @@ def test_the_error_stays_at_rounding_over_many_rows(way: str) -> None:
 
 @pytest.mark.parametrize("way", DIRECT_WAYS)
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(layers(), st.data())
 def test_exactly_the_entries_of_a_broken_pixel_are_not_finite(
     way: str, value: float, layer: Layer, data: st.DataObject

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from support.generated import examples
 from support.patch_shapes import Layer, layers, sliced_patches
 from tract_fx.ops.patches import LINEAR, PatchGeometry, unfold_patches
 
@@ -17,14 +18,14 @@ CONVOLUTION = {
 STEM = PatchGeometry((7, 7), (2, 2), (3, 3), (1, 1))
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(layers(), st.integers(0, 2**31))
 def test_rows_are_the_values_under_the_kernel(layer: Layer, seed: int) -> None:
     input = torch.randn(layer.shape, generator=torch.Generator().manual_seed(seed))
     assert torch.equal(unfold_patches(input, layer.geometry), sliced_patches(input, layer.geometry))
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(layers(), st.integers(0, 2**31))
 def test_rows_times_the_weight_are_the_layers_output(layer: Layer, seed: int) -> None:
     """Pins the order of rows and of features: batch before outputs, channel before kernel, groups ahead of both."""

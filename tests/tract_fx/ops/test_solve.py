@@ -5,10 +5,11 @@ import math
 import mpmath
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from support.generated import examples
 from support.oracle import error
 from support.patch_shapes import Layer, layers, sliced_patches
 from tract_fx.ops.patches import LINEAR, PatchGeometry
@@ -47,7 +48,7 @@ def raw_images(count: int, seed: int = 0) -> Tensor:
     return (110 + grey + colour).round().clamp(0, 255)
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(layers(), st.floats(0.01, 10.0), st.integers(0, 2**31))
 def test_the_primal_form_solves_its_equations(layer: Layer, lam: float, seed: int) -> None:
     torch.manual_seed(seed)
@@ -58,7 +59,7 @@ def test_the_primal_form_solves_its_equations(layer: Layer, lam: float, seed: in
     assert error(found, solved(rows, gradient, lam)) < 1e-11
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(layers(), st.floats(0.01, 10.0), st.integers(0, 2**31))
 def test_both_forms_agree(layer: Layer, lam: float, seed: int) -> None:
     torch.manual_seed(seed)

@@ -7,11 +7,12 @@ from unittest import mock
 
 import pytest
 import torch
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from support.generated import examples
 from support.patch_shapes import Layer, sliced_patches
 from tract_fx.ops import gram as module
 from tract_fx.ops.cpu import spectral
@@ -72,7 +73,7 @@ def bound(input: Tensor, geometry: PatchGeometry) -> Tensor:
 
 
 @pytest.mark.parametrize("band", [spectral.BAND_ELEMENTS, 1, 300])
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(
     overlapping_layers(),
     st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]),
@@ -92,7 +93,7 @@ def test_errors_are_some_units_of_the_norms(band: int, layer: Layer, dtype: torc
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(overlapping_layers(), st.data())
 def test_no_entry_of_a_broken_pixel_is_finite(value: float, layer: Layer, data: st.DataObject) -> None:
     input = torch.ones(layer.shape)

@@ -8,10 +8,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from support import interpreter
+from support.generated import examples
 from support.patch_shapes import Layer, layers, sliced_patches
 from tract_fx.ops.gpu import configs, launch, verification
 from tract_fx.ops.gpu.configs import TileConfig
@@ -54,7 +55,7 @@ def check(input: torch.Tensor, geometry: PatchGeometry, config: TileConfig = LAR
     assert torch.equal(found, found.mT)
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(layers(), st.sampled_from(DTYPES), st.sampled_from([TileConfig(16, 1), TileConfig(32, 4), LARGE]))
 @example(Layer((1, 1, 1, 2), PatchGeometry((1, 2), (5, 1), (2, 0), (1, 1))), torch.float32, LARGE)
 def test_any_layer(layer: Layer, dtype: torch.dtype, config: TileConfig) -> None:

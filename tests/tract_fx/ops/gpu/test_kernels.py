@@ -10,6 +10,7 @@ from unittest import mock
 import pytest
 import torch
 
+from support import python
 from support.interpreter import ROOT, pytest_in_the_interpreter
 from tract_fx import TractWarning
 from tract_fx.ops import gram as module
@@ -23,6 +24,18 @@ def test_the_kernels_in_the_interpreter() -> None:
     finished = pytest_in_the_interpreter(Path(__file__).parent / "interpreted_gram.py")
     assert finished.returncode == 0, finished.stdout[-8000:] + finished.stderr[-2000:]
     assert "skipped" not in finished.stdout
+
+
+def test_some_layers_in_the_interpreter(tmp_path: Path) -> None:
+    """A linear layer, overlapping patches and others, of which each takes kernels of its own."""
+    pytest.importorskip("triton")
+    code = (
+        "from tests.tract_fx.ops.gpu.interpreted_gram import LINEAR, check, pixels, square\n"
+        "check(pixels((300, 37)), LINEAR)\n"
+        "check(pixels((2, 3, 13, 9)), square(3, 1, 1))\n"
+        "check(pixels((3, 3, 16, 20)), square(4, 4, 0))\n"
+    )
+    python.run(code, tmp_path, TRITON_INTERPRET="1")
 
 
 def test_triton_is_not_imported_before_it_is_needed() -> None:

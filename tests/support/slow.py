@@ -1,0 +1,135 @@
+"""Which tests are left to ``.ci/run``: the table of the files that belong to the slow set, whole or in part.
+
+``python -m pytest`` runs the fast set, ``python -m pytest -m slow`` the rest. A test is marked ``slow`` where it stands,
+with ``@pytest.mark.slow`` or ``pytestmark``, or here: by file, what is slow of it, and which of that is fast all the same.
+Patterns are those of ``fnmatch`` for what follows the file in a test's name; ``[`` is an ordinary character.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from fnmatch import fnmatchcase
+
+import pytest
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Patterns of the slow tests of a file, and the exceptions from them."""
+
+    slow: tuple[str, ...] = ("*",)
+    fast: tuple[str, ...] = ()
+
+    def is_slow(self, name: str) -> bool:
+        """Whether a test of the file, named as behind ``::``, is left to the slow set."""
+        return _matches(name, self.slow) and not _matches(name, self.fast)
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern.replace("[", "[[]")) for pattern in patterns)
+
+
+# Below `tests/`. What is fast keeps each promise of the table of what works, and each path through passes and operators.
+SPLITS = {
+    "benchmarks/convergence/test_experiments.py": Split(fast=("test_finished_runs_*",)),
+    "benchmarks/convergence/test_training.py": Split(
+        slow=("test_an_interrupted_run_*", "test_parts_with_one_covariance_*", "test_the_pass_is_off_*"),
+    ),
+    "benchmarks/test_throughput.py": Split(slow=("test_every_side_is_measured_*",)),
+    "distributed/test_eager.py": Split(slow=("test_every_engine*",), fast=("test_every_engine[ddp*",)),
+    "distributed/test_exact.py": Split(
+        fast=(
+            "test_every_engine[ddp inside]",
+            "test_every_engine[fsdp root]",
+            "test_every_layer[linear, fewer*",
+            "test_batches_of_different_sizes[the last*",
+            "test_under_autocast",
+        )
+    ),
+    "distributed/test_groups.py": Split(slow=("test_group_and_size_are_part_of_the_key",)),
+    "distributed/test_overlap.py": Split(slow=("test_generated_code_has_that_order",)),
+    "examples/test_timm.py": Split(fast=("test_its_parts[float32]",)),
+    "examples/test_torchrun.py": Split(),
+    "fuzz/test_fuzz.py": Split(
+        slow=("test_a_random_network[*", "test_a_random_network_through_generated_code*"),
+        fast=tuple(f"test_a_random_network[{seed}]" for seed in (1, 4, 6, 7, 8, 9, 10)),
+    ),
+    "integration/test_caches.py": Split(
+        fast=(
+            "test_the_first_process_compiles",
+            "test_the_second_process_hits_*[0.5]",
+            "test_the_second_process_warns_*",
+        )
+    ),
+    "integration/test_generated.py": Split(slow=("*_through_generated_code",)),
+    "integration/test_gradients.py": Split(
+        slow=("test_gradient_equals_reference_through_generated_code*",),
+        fast=("test_gradient_equals_reference_through_generated_code[conv2d]",),
+    ),
+    "integration/test_graphs.py": Split(slow=("test_*[inductor]", "test_graph_breaks_through_generated_code")),
+    "integration/test_hostile.py": Split(slow=("test_*inductor*",)),
+    "integration/test_lam.py": Split(slow=("test_*[inductor]",)),
+    "integration/test_precision.py": Split(slow=("test_*inductor*",), fast=("test_uint8_*inductor*",)),
+    "integration/test_official.py": Split(slow=("test_equals_the_authors_module*-0.05]",)),
+    "tract_fx/ops/gpu/test_kernels.py": Split(
+        slow=(
+            "test_the_kernels_in_the_interpreter",
+            "test_everything_works_without_triton",
+            "test_triton_is_not_imported_before_*",
+        )
+    ),
+    "tract_fx/probing/test_diagnosis.py": Split(
+        slow=("test_nothing_is_said_of_ordinary_images*",),
+        fast=("test_nothing_is_said_of_ordinary_images[standardised]",),
+    ),
+    "tract_fx/probing/views/test_figures.py": Split(slow=("test_every_layer_has_its_pictures",)),
+    "tract_fx/test_backend.py": Split(
+        slow=(
+            "test_the_user_s_own_joint_pass_still_runs[config]",
+            "test_modes_and_*",
+            "test_a_frozen_first_layer[inductor]",
+        )
+    ),
+    "tract_fx/test_packaging.py": Split(slow=("test_a_checkout_works_without_being_installed",)),
+    "tract_fx/tools/demo/test_figures.py": Split(slow=("test_filters_are_drawn*",)),
+    "tract_fx/tools/demo/test_command.py": Split(slow=("test_demo_on_the_digits_*",)),
+    "tract_fx/tools/demo/test_session.py": Split(slow=("test_weights_depend_*", "test_sides_differ_in_nothing_*")),
+    "tract_fx/tools/doctor/test_checkup.py": Split(slow=("test_a_step_in_another_process_*",)),
+    "zoo/test_zoo.py": Split(
+        fast=tuple(
+            f"test_first_layers[{model}]"
+            for model in (
+                "timm:test_byobnet",
+                "timm:convmixer_1024_20_ks9_p14",
+                "timm:test_convnext",
+                "timm:crossvit_9_240",
+                "timm:test_efficientnet",
+                "timm:hiera_tiny_224",
+                "timm:test_nfnet",
+                "timm:resnet18",
+                "timm:test_vit",
+                "torchvision:r3d_18",
+                "torchvision:alexnet",
+                "transformers:ViTMAEModel",
+                "transformers:CLIPModel",
+                "transformers:VideoMAEModel",
+                "transformers:Wav2Vec2Model",
+                "transformers:ASTModel",
+                "transformers:EncodecModel",
+                "transformers:PatchTSTModel",
+                "transformers:TimeSeriesTransformerModel",
+                "transformers:BertModel",
+                "denoiser:ConditionalTransformer",
+            )
+        )
+    ),
+    "zoo/test_zoo_gradients.py": Split(fast=("test_gradients_through_generated_code[resnet]", "*[vit]")),
+}
+
+
+def mark(item: pytest.Item) -> None:
+    """Adds the mark if the table has it."""
+    file, _, name = item.nodeid.removeprefix("tests/").partition("::")
+    split = SPLITS.get(file)
+    if split and split.is_slow(name):
+        item.add_marker(pytest.mark.slow)
