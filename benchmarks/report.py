@@ -114,7 +114,7 @@ def added(side: dict[str, float] | None) -> str:
     """What a side adds, with its quantiles."""
     if side is None:
         return "-"
-    low, high = percent(side["ratio_20_percent"]), percent(side["ratio_80_percent"])
+    low, high = (percent(side[name]).removesuffix(" %") for name in ("ratio_20_percent", "ratio_80_percent"))
     return f"{percent(side['ratio'])} ({low} to {high})"
 
 
