@@ -38,7 +38,7 @@ def computed(way: str, block: int | None = None) -> Iterator[None]:
             choice = lambda shape, geometry: way if POSSIBLE[way](shape, geometry) else "plain"  # noqa: E731
             stack.enter_context(mock.patch.object(module, "select_algorithm", choice))
         if block is not None:
-            stack.enter_context(mock.patch.object(module, "PADDED_ELEMENTS", block))
+            stack.enter_context(mock.patch.object(blocks, "PADDED_ELEMENTS", block))
             stack.enter_context(mock.patch.object(spectral, "BAND_ELEMENTS", block))
             sizes = {"BLOCK_ELEMENTS": block, "FEWEST_ROWS": 1, "ROWS_PER_SUM": max(1, block // 8), "TRIANGLE_STEP": 5}
             stack.enter_context(mock.patch.multiple(blocks, **sizes))
@@ -245,7 +245,7 @@ def largest_bytes(way: str, input: torch.Tensor, geometry: PatchGeometry) -> int
 def test_memory_does_not_grow_with_the_batch(way: str, shape: tuple[int, ...], geometry: PatchGeometry) -> None:
     """A padded copy of some images, and a few blocks, here an eighth as large as usual; no matrix of patches."""
     batch = math.ceil(2**19 / math.prod(shape))
-    with mock.patch.object(module, "PADDED_ELEMENTS", 2**19), mock.patch.object(blocks, "BLOCK_ELEMENTS", 2**16):
+    with mock.patch.object(blocks, "PADDED_ELEMENTS", 2**19), mock.patch.object(blocks, "BLOCK_ELEMENTS", 2**16):
         small = largest_bytes(way, torch.ones(batch, *shape), geometry)
         large = largest_bytes(way, torch.ones(3 * batch, *shape), geometry)
     assert large <= 1.1 * small

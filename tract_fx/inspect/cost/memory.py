@@ -14,13 +14,13 @@ from tract_fx.ops.cpu.blocks import (
     BLOCK_ELEMENTS_ON_GPU,
     FEWEST_ROWS,
     MOST_STEPS,
+    PADDED_ELEMENTS,
     ROWS_PER_SUM,
     TRIANGLE_STEP,
 )
 from tract_fx.ops.cpu.selection import MOST_ELEMENTS, is_spectral_possible, is_toeplitz_possible
 from tract_fx.ops.cpu.toeplitz import Axes, axes_of, sums_shape
 from tract_fx.ops.gpu.launch import WORKSPACE_BYTES
-from tract_fx.ops.gram import PADDED_ELEMENTS
 from tract_fx.ops.patches import PatchGeometry
 
 __all__ = ["gram_memory"]
