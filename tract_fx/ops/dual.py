@@ -1,8 +1,8 @@
 """The dual form of TrAct's gradient (equation 6 of the paper), for layers with fewer rows than features.
 
-On a CPU it is one operator, ``tract_fx::dual_gradient``, because an operator may look at values: it takes the last and largest
-product in float32 where that is exact enough (:mod:`tract_fx.ops.cpu.product`). Elsewhere to look at a value would wait for the
-device, and everything is in float64.
+On a CPU it is one operator, ``tract_fx::dual_gradient``, because an operator may look at values: it takes the last and
+largest product in float32 where that is exact enough (:mod:`tract_fx.ops.cpu.product`). On other devices, looking at a value
+would wait for the device, and everything is in float64.
 """
 
 from __future__ import annotations
@@ -32,9 +32,8 @@ def dual_gradient(
         geometry: how rows are taken from ``input``.
 
     Returns:
-        ``(groups, m, n)``; the plain ``dZ^T X`` for a group whose factorisation fails. On a CPU it is float32 for an input in
-        float32 or a narrower dtype, with a relative error of at most 1e-5, and float64 for an input in float64; on other
-        devices it is float64.
+        ``(groups, m, n)``; the plain ``dZ^T X`` for a group whose factorisation fails. On a CPU it is float64 for an input
+        in float64, and else float32 with a relative error of at most 1e-5; on other devices it is float64.
     """
     if input.device.type != "cpu":
         return _in_float64(input, output_gradient, rows, lam, geometry)

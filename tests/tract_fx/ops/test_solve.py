@@ -12,8 +12,8 @@ from torch import Tensor
 from support.generated import examples
 from support.oracle import error
 from support.patch_shapes import Layer, layers, sliced_patches
-from tract_fx.ops.patches import LINEAR, PatchGeometry
 from tract_fx.ops.dual import dual_gradient
+from tract_fx.ops.patches import LINEAR, PatchGeometry
 from tract_fx.ops.solve import primal_gradient, regularise
 
 LAM = 0.1

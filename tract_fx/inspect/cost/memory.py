@@ -1,4 +1,4 @@
-"""Memory that the covariance takes beyond its operands, as the ways of :mod:`tract_fx.ops` are written; upper bounds."""
+"""Memory that the covariance takes beyond its operands, as the algorithms of :mod:`tract_fx.ops` are written; upper bounds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tract_fx.ops.cpu.blocks import (
     ROWS_PER_SUM,
     TRIANGLE_STEP,
 )
-from tract_fx.ops.cpu.selection import MOST_ELEMENTS, is_spectral_possible, is_toeplitz_possible
+from tract_fx.ops.cpu.selection import MOST_ELEMENTS, MOST_TILE_FEATURES, is_spectral_possible, is_toeplitz_possible
 from tract_fx.ops.cpu.toeplitz import Axes, axes_of, sums_shape
 from tract_fx.ops.gpu.launch import WORKSPACE_BYTES
 from tract_fx.ops.patches import PatchGeometry
@@ -71,7 +71,10 @@ def _plain(
     if any(geometry.padding):
         sizes = [size + 2 * width for size, width in zip(shape[2:], geometry.padding, strict=True)]
         padded = _padded_images(shape, geometry.groups, sizes, itemsize)
-    return padded + FLOAT64 * (features**2 + block + 3 * square)
+    tiles = 0
+    if device == "cpu" and any(map(int.__gt__, geometry.kernel_size, geometry.stride)):  # their sums, and some of these
+        tiles = 4 * MOST_TILE_FEATURES**2
+    return padded + FLOAT64 * (features**2 + block + 3 * square + tiles)
 
 
 def _padded_images(shape: Sequence[Expr], groups: Expr | int, sizes: Sequence[Expr], itemsize: int) -> Expr:

@@ -16,10 +16,8 @@ __all__ = ["PartialSums", "Scratch", "boxes", "mirror_upper_", "padded_chunks", 
 TRIANGLE_STEP = 64
 MOST_STEPS = 8
 
-# Elements of a block that is multiplied at once, in float64 8 MiB. With a quarter of that the caches are used a little
-# better, but threads meet more often, which costs a lot where other processes use the same cores. A GPU wants larger
-# products.
-BLOCK_ELEMENTS = 2**20
+# Elements of a block that is multiplied at once: 1 MiB in float64, which caches hold. A GPU wants larger products.
+BLOCK_ELEMENTS = 2**17
 BLOCK_ELEMENTS_ON_GPU = 2**24
 
 # Elements of the padded copy of some images, in the dtype of the input.

@@ -17,8 +17,8 @@ from support.product import Product
 from support.works import works
 from tract_fx.inspect.cost.flops import step_flops
 from tract_fx.inspect.cost.layer_cost import LayerCost, layer_cost
-from tract_fx.ops.patches import LINEAR, PatchGeometry
 from tract_fx.ops.dual import dual_gradient
+from tract_fx.ops.patches import LINEAR, PatchGeometry
 from tract_fx.ops.solve import primal_gradient
 from tract_fx.passes.first_layer import find
 
