@@ -4,10 +4,10 @@ Float64 is not a luxury. Of raw 0..255 pixels the Gram matrix has a condition nu
 added, and in float32 it is not even positive semi-definite. Products of two float32 numbers are exact in float64 and
 squares of 1e30 do not overflow, so that one code path is right for every scale of inputs.
 
-Three algorithms give the same sums on a CPU: that of :mod:`tract_fx.ops.cpu.plain` writes blocks of the matrix ``X`` and
-multiplies them. Where patches overlap, those of :mod:`tract_fx.ops.cpu.toeplitz` and :mod:`tract_fx.ops.cpu.spectral` never write
-``X`` and need fewer products. On a GPU there are the kernels of :mod:`tract_fx.ops.gpu.kernels`, and the plain algorithm where
-they cannot run.
+Three algorithms give the same sums on a CPU: that of :mod:`tract_fx.ops.cpu.plain` writes blocks of the matrix ``X``
+and multiplies them. Where patches overlap, those of :mod:`tract_fx.ops.cpu.toeplitz` and
+:mod:`tract_fx.ops.cpu.spectral` never write ``X`` and need fewer products. On a GPU there are the kernels of
+:mod:`tract_fx.ops.gpu.kernels`, and the plain algorithm where they cannot run.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def test_both_forms_agree(layer: Layer, lam: float, seed: int) -> None:
     rows, output_gradient, gradient = rows_and_gradient(input, layer.geometry)
     assume(rows.shape[1] < 300)
     primal = primal_gradient(input, gradient, rows.shape[1], lam, layer.geometry)
-    dual = dual_gradient(input, output_gradient, rows.shape[1], lam, layer.geometry)
+    dual = dual_gradient(input.double(), output_gradient, rows.shape[1], lam, layer.geometry)
     assert dual.dtype == torch.float64
     assert error(dual, primal) < 1e-11
 

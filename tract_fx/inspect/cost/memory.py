@@ -1,4 +1,4 @@
-"""Memory that the covariance takes beyond its operands, as the algorithms of :mod:`tract_fx.ops` are written; upper bounds."""
+"""Upper bounds of the memory that the covariance takes beyond its operands, for the algorithms of :mod:`tract_fx.ops`."""
 
 from __future__ import annotations
 

@@ -1,13 +1,14 @@
 """Gram matrices from blocks of the matrix ``X`` of patches, or of patches of several neighbouring outputs at once.
 
-A *tile* of ``t`` neighbouring outputs sees ``k + (t - 1) s`` pixels of an axis, fewer than the ``t k`` that its patches hold when
-the kernel ``k`` is larger than the stride ``s``. The Gram matrix ``T`` of these larger patches, which are those of a convolution
-with stride ``t s``, has all products that the small ones need::
+A *tile* of ``t`` neighbouring outputs sees ``k + (t - 1) s`` pixels of an axis, fewer than the ``t k`` that its patches
+hold when the kernel ``k`` is larger than the stride ``s``. The Gram matrix ``T`` of these larger patches, which are
+those of a convolution with stride ``t s``, has all products that the small ones need::
 
     gram[k, k'] = sum_{i < t} T[s i + k, s i + k']
 
-Less is written, and a product of wider matrices is faster: a few times in all where features are few. An entry is still a sum
-of its own terms, so that accuracy is that of the plain product and a NaN reaches exactly the entries it belongs to.
+Less is written, and a product of wider matrices is faster: a few times in all where features are few. An entry is still
+a sum of its own terms, so that accuracy is that of the plain product and a NaN reaches exactly the entries it belongs
+to.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """The last product of the dual form, ``A^T X``, in float32 where that is exact enough and in float64 where it is not.
 
-The coefficients ``A = (X X^T / r + lam I)^-1 dZ`` are large in directions in which the rows of ``X`` nearly cancel, so that the
-product can lose many digits. How many is known before it is computed. A sum over rows ``1 .. r`` in float32 rounds each of
-its partial sums by a random part of at most ``u = 2^-24``, and each coefficient by as much, which makes the error's expected
-squared norm (Higham and Mary, SIAM J. Sci. Comput. 41 (2019), model of independent rounding errors)::
+The coefficients ``A = (X X^T / r + lam I)^-1 dZ`` are large in directions in which the rows of ``X`` nearly cancel, so
+that the product can lose many digits. How many is known before it is computed. A sum over rows ``1 .. r`` in float32
+rounds each of its partial sums by a random part of at most ``u = 2^-24``, and each coefficient by as much, which makes
+the error's expected squared norm (Higham and Mary, SIAM J. Sci. Comput. 41 (2019), model of independent rounding
+errors)::
 
     u^2 / 3 * (sum_k |A_k^T X_k|^2 + sum_k |a_k|^2 |x_k|^2)         A_k, X_k: the first k rows, a_k, x_k: row k
 
@@ -11,8 +12,8 @@ All the norms are in two small matrices, the second of which the solve has made 
 
     |A_k^T X_k|^2 = sum_{i, j <= k} (A A^T)_ij (X X^T)_ij
 
-On photographs the estimate is 1.2 to 2 times the error that is found, where a bound from ``|A| |X|`` alone is 5 to 30 times as
-large and would refuse most of them.
+On photographs the estimate is 1.2 to 2 times the error that is found, where a bound from ``|A| |X|`` alone is 5 to 30
+times as large and would refuse most of them.
 """
 
 from __future__ import annotations

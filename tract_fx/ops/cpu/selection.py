@@ -1,8 +1,8 @@
 """Which algorithm for a Gram matrix is cheapest on a CPU, from shapes alone.
 
-Costs are in multiplications of a large float64 matrix product. The constants were fitted to measurements of 23 layers on one
-core with AVX-512, those of tiles to 8 layers on one core with AVX2, and predict each algorithm within about a third there; where
-it matters the algorithms differ by more, so that other machines need no others.
+Costs are in multiplications of a large float64 matrix product. The constants were fitted to measurements of 23 layers
+on one core with AVX-512, those of tiles to 8 layers on one core with AVX2, and predict each algorithm within about a
+third there; where it matters the algorithms differ by more, so that other machines need no others.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ __all__ = ["Algorithm", "is_spectral_possible", "is_toeplitz_possible", "select_
 Algorithm = Literal["plain", "toeplitz", "spectral"]
 
 # Writing an element of a patch in float64 and reading it again, and starting to write those of a row of outputs.
-PATCH_ELEMENT = 45
-PATCH_RUN = 500
+PATCH_ELEMENT = 55
+PATCH_RUN = 400
 # Clearing, mirroring and adding up an element of the Gram matrix of tiles.
 TILE_ELEMENT = 60
 # A tile is taken where it costs less than this part of single outputs: small gains are within the error of the prediction.
