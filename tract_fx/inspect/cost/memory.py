@@ -18,7 +18,13 @@ from tract_fx.ops.cpu.blocks import (
     ROWS_PER_SUM,
     TRIANGLE_STEP,
 )
-from tract_fx.ops.cpu.selection import MOST_ELEMENTS, MOST_TILE_FEATURES, is_spectral_possible, is_toeplitz_possible
+from tract_fx.ops.cpu.selection import (
+    MOST_ELEMENTS,
+    MOST_OUTPUTS,
+    MOST_TILE_FEATURES,
+    is_spectral_possible,
+    is_toeplitz_possible,
+)
 from tract_fx.ops.cpu.toeplitz import Axes, axes_of, sums_shape
 from tract_fx.ops.gpu.launch import WORKSPACE_BYTES
 from tract_fx.ops.patches import PatchGeometry
@@ -71,10 +77,16 @@ def _plain(
     if any(geometry.padding):
         sizes = [size + 2 * width for size, width in zip(shape[2:], geometry.padding, strict=True)]
         padded = _padded_images(shape, geometry.groups, sizes, itemsize)
-    tiles = 0
-    if device == "cpu" and any(map(int.__gt__, geometry.kernel_size, geometry.stride)):  # their sums, and some of these
-        tiles = 4 * MOST_TILE_FEATURES**2
+    most = geometry.tiled([MOST_OUTPUTS if tiled else 1 for tiled in _tiled_axes(geometry, device)])
+    larger = sympy.Min(MOST_TILE_FEATURES, features * math.prod(most.kernel_size) / math.prod(geometry.kernel_size))
+    tiles = 4 * larger**2 if most != geometry else 0  # their sums, and some of these
     return padded + FLOAT64 * (features**2 + block + 3 * square + tiles)
+
+
+def _tiled_axes(geometry: PatchGeometry, device: str) -> list[bool]:
+    """Along which axes several outputs may be taken together."""
+    axes = zip(geometry.kernel_size, geometry.stride, geometry.dilation, strict=True)
+    return [device == "cpu" and kernel > stride and dilation == 1 for kernel, stride, dilation in axes]
 
 
 def _padded_images(shape: Sequence[Expr], groups: Expr | int, sizes: Sequence[Expr], itemsize: int) -> Expr:

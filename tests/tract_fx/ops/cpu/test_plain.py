@@ -1,4 +1,4 @@
-"""Patches of several outputs at once have the Gram matrix of the patches themselves, to the last bit where sums are exact."""
+"""Patches of several outputs at once have the Gram matrix of the patches, to the last bit where sums are exact."""
 
 import math
 
@@ -26,7 +26,7 @@ def tiled_layers(draw: st.DrawFn) -> tuple[tuple[int, ...], PatchGeometry, tuple
         unused = draw(st.integers(0, stride - 1))
         axes.append((kernel + (outputs - 1) * stride + unused - 2 * padding, kernel, stride, padding, 1))
     sizes, *geometry = zip(*axes, strict=True)
-    shape = (draw(st.integers(1, 3)), draw(st.integers(1, 3)), *map(lambda size: max(size, 1), sizes))
+    shape = (draw(st.integers(1, 3)), draw(st.integers(1, 3)), *(max(size, 1) for size in sizes))
     return shape, PatchGeometry(*geometry), tuple(tile)
 
 
