@@ -4,31 +4,29 @@ Float64 is not a luxury. Of raw 0..255 pixels the Gram matrix has a condition nu
 added, and in float32 it is not even positive semi-definite. Products of two float32 numbers are exact in float64 and
 squares of 1e30 do not overflow, so that one code path is right for every scale of inputs.
 
-Three algorithms give the same sums on a CPU: the *plain* one writes blocks of the matrix ``X`` and multiplies them. Where
-patches overlap, those of :mod:`tract_fx.ops.cpu.toeplitz` and :mod:`tract_fx.ops.cpu.spectral` never write ``X`` and need
-fewer products. On a GPU there are the kernels of :mod:`tract_fx.ops.gpu.kernels`, and the plain way where they cannot run.
+Three algorithms give the same sums on a CPU: that of :mod:`tract_fx.ops.cpu.plain` writes blocks of the matrix ``X``
+and multiplies them. Where patches overlap, those of :mod:`tract_fx.ops.cpu.toeplitz` and
+:mod:`tract_fx.ops.cpu.spectral` never write ``X`` and need fewer products. On a GPU there are the kernels of
+:mod:`tract_fx.ops.gpu.kernels`, and the plain algorithm where they cannot run.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 import torch
 from torch import Tensor
 
-from tract_fx.ops.cpu.blocks import PartialSums, Scratch, boxes, mirror_upper_, row_steps, rows_at_once
+from tract_fx.ops.cpu.blocks import Scratch, padded_chunks
+from tract_fx.ops.cpu.plain import write_plain
 from tract_fx.ops.cpu.selection import select_algorithm
 from tract_fx.ops.cpu.spectral import spectral_sums
 from tract_fx.ops.cpu.toeplitz import add_images, assemble, axes_of, new_sums
 from tract_fx.ops.gpu.launch import is_triton_usable, triton_gram
 from tract_fx.ops.gpu.verification import are_kernels_right
-from tract_fx.ops.patches import PatchGeometry, pad, patch_view
+from tract_fx.ops.patches import PatchGeometry
 
 __all__ = ["gram", "patch_gram"]
-
-# Elements of the padded copy of some images, in the dtype of the input.
-PADDED_ELEMENTS = 2**22
 
 
 @torch.library.custom_op("tract_fx::patch_gram", mutates_args=())
@@ -62,8 +60,8 @@ def patch_gram(
     if input.numel() == 0:
         return result
     # Another GPU runs neither well as many small products as one large one.
-    way = select_algorithm(input.shape, geometry) if input.device.type == "cpu" else "plain"
-    write = {"plain": _write_plain, "toeplitz": _write_toeplitz, "spectral": _write_spectral}[way]
+    algorithm = select_algorithm(tuple(input.shape), geometry) if input.device.type == "cpu" else "plain"
+    write = {"plain": write_plain, "toeplitz": _write_toeplitz, "spectral": _write_spectral}[algorithm]
     for matrix, channels in zip(result, input.unflatten(1, (groups, -1)).unbind(1), strict=True):
         write(matrix, channels, geometry)
     return result
@@ -94,38 +92,12 @@ def gram(input: Tensor, geometry: PatchGeometry) -> Tensor:
     )
 
 
-def _write_plain(matrix: Tensor, input: Tensor, geometry: PatchGeometry) -> None:
-    """``matrix = X^T X`` of one group, ``input`` being its channels, by writing blocks of ``X``."""
-    geometry = dataclasses.replace(geometry, groups=1)
-    scratch = Scratch()
-    sums = PartialSums(matrix.add_, torch.zeros_like(matrix))
-    limit = rows_at_once(input, len(matrix))
-    for images in _padded_chunks(input):
-        view = patch_view(pad(images, geometry), geometry)[0]
-        split = 1 + len(geometry.kernel_size)
-        for box in boxes(view.shape[split:], limit):
-            columns = _columns(view[(..., *box)], split, scratch)
-            part = sums.part_for(columns.shape[1])
-            for rows in row_steps(len(matrix)):
-                part[rows, rows.start :].addmm_(columns[rows], columns[rows.start :].T)
-    sums.flush()
-    mirror_upper_(matrix)
-
-
-def _columns(view: Tensor, split: int, scratch: Scratch) -> Tensor:
-    """Some columns of ``X^T`` in float64; the first ``split`` dimensions of ``view`` are features."""
-    if view.ndim == 2:
-        # Rows of a linear layer are contiguous already, and to transpose them costs more than a transposed product.
-        return scratch.fill(view.T).T
-    return scratch.fill(view).flatten(split).flatten(0, split - 1)
-
-
 def _write_toeplitz(matrix: Tensor, input: Tensor, geometry: PatchGeometry) -> None:
     """``matrix = X^T X`` of one group, ``input`` being its channels, by :mod:`tract_fx.ops.cpu.toeplitz`."""
     axes = axes_of(geometry, input.shape[2:])
     sums = new_sums(input, axes)
     scratch = Scratch(), Scratch()
-    for images in _padded_chunks(input):
+    for images in padded_chunks(input):
         add_images(sums, images, axes, scratch)
     matrix.copy_(assemble(sums, axes, input.shape[1]))
 
@@ -134,8 +106,3 @@ def _write_spectral(matrix: Tensor, input: Tensor, geometry: PatchGeometry) -> N
     """``matrix = X^T X`` of one group, ``input`` being its channels, by :mod:`tract_fx.ops.cpu.spectral`."""
     axes = axes_of(geometry, input.shape[2:])
     matrix.copy_(assemble(spectral_sums(input, axes), axes, input.shape[1]))
-
-
-def _padded_chunks(input: Tensor) -> tuple[Tensor, ...]:
-    """``input`` in parts of which a padded copy is small; one image where that is not."""
-    return input.split(max(1, PADDED_ELEMENTS // input[0].numel()))

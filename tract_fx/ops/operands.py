@@ -9,8 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
+from tract_fx.ops.dual import dual_gradient
 from tract_fx.ops.patches import PatchGeometry
-from tract_fx.ops.solve import dual_gradient, primal_gradient
+from tract_fx.ops.solve import primal_gradient
 
 __all__ = ["Operands", "convolution_operands", "laid_out_as"]
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -33,6 +34,22 @@ class PatchGeometry:
     def features(self, channels: int) -> int:
         """Number ``n`` of features of one group."""
         return channels // self.groups * math.prod(self.kernel_size)
+
+    def outputs(self, spatial: Sequence[int]) -> tuple[int, ...]:
+        """Sizes of the output for an input with these spatial sizes."""
+        axes = zip(spatial, self.kernel_size, self.stride, self.padding, self.dilation, strict=True)
+        return tuple(
+            (size + 2 * width - dilation * (kernel - 1) - 1) // stride + 1
+            for size, kernel, stride, width, dilation in axes
+        )
+
+    def tiled(self, tile: Sequence[int]) -> PatchGeometry:
+        """Patches that hold those of ``tile`` neighbouring outputs of a geometry that is dilated only where that is one."""
+        kernel = [
+            size + (count - 1) * step for size, step, count in zip(self.kernel_size, self.stride, tile, strict=True)
+        ]
+        stride = [step * count for step, count in zip(self.stride, tile, strict=True)]
+        return dataclasses.replace(self, kernel_size=tuple(kernel), stride=tuple(stride))
 
 
 LINEAR = PatchGeometry()

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from tract_fx.ops.gram import gram
-from tract_fx.ops.patches import LINEAR, PatchGeometry, unfold_patches
+from tract_fx.ops.patches import PatchGeometry
 
-__all__ = ["dual_gradient", "primal_gradient", "regularise", "scale_exponent", "shift", "solve_primal"]
+__all__ = ["primal_gradient", "regularise", "scale_down", "scale_exponent", "shift", "solve_primal"]
 
 # Times the bound below which rounding swallows lam.
 ROUNDING_SAFETY = 8.0
@@ -32,7 +32,7 @@ def primal_gradient(input: Tensor, gradient: Tensor, rows: int, lam: Tensor | fl
         ``(groups, m, n)`` in float64. For a group whose factorisation fails (only a covariance that is not finite can
         bring that about, see :func:`regularise`) it is ``gradient`` itself.
     """
-    input, scale = _scale_down(input)
+    input, scale = scale_down(input)
     return solve_primal(gram(input, geometry) / rows, gradient, lam, scale)
 
 
@@ -42,33 +42,6 @@ def solve_primal(covariance: Tensor, gradient: Tensor, lam: Tensor | float, scal
     wide = gradient.to(torch.float64)
     solution = torch.cholesky_solve((wide / scale).transpose(1, 2), factor).transpose(1, 2) / scale
     return torch.where((info == 0)[:, None, None], solution, wide)
-
-
-def dual_gradient(
-    input: Tensor, output_gradient: Tensor, rows: int, lam: Tensor | float, geometry: PatchGeometry
-) -> Tensor:
-    """``((X X^T / r + lam I)^-1 dZ)^T X``: the same gradient from an ``r x r`` system for each group.
-
-    Args:
-        input: what the layer saw, ``(batch, channels, *spatial)`` or ``(r, n)``.
-        output_gradient: ``dZ``, ``(groups, r, m)``.
-        rows: ``r``.
-        lam: positive number or tensor with one element.
-        geometry: how rows are taken from ``input``.
-
-    Returns:
-        ``(groups, m, n)`` in float64; the plain ``dZ^T X`` for a group whose factorisation fails.
-    """
-    input, scale = _scale_down(input)
-    patches = unfold_patches(input, geometry)
-    # The Gram matrix of X^T, whose rows are X's columns: groups take the place of grouped channels.
-    kernel = torch.stack([gram(columns, LINEAR)[0] for columns in patches.transpose(1, 2).unbind()]) / rows
-    factor, info = torch.linalg.cholesky_ex(regularise(kernel, lam / (scale * scale)))
-    wide = output_gradient.to(torch.float64)
-    solved = (info == 0)[:, None, None]
-    coefficients = torch.where(solved, torch.cholesky_solve(wide, factor), wide)
-    product = coefficients.transpose(1, 2) @ patches.to(torch.float64)
-    return torch.where(solved, product / scale, product * scale)
 
 
 def regularise(matrix: Tensor, lam: Tensor | float) -> Tensor:
@@ -96,7 +69,7 @@ def shift(matrix: Tensor, lam: Tensor | float) -> Tensor:
     return torch.maximum(smallest, torch.zeros_like(smallest) + lam)
 
 
-def _scale_down(input: Tensor) -> tuple[Tensor, Tensor | float]:
+def scale_down(input: Tensor) -> tuple[Tensor, Tensor | float]:
     """``input`` and a power of two so that squares cannot overflow float64; narrower dtypes never need it."""
     if input.dtype != torch.float64 or input.numel() == 0:
         return input, 1.0

@@ -18,7 +18,8 @@ from support.generated import examples
 from support.patch_shapes import Layer, layers, sliced_patches
 from tract_fx.ops import gram as module
 from tract_fx.ops.cpu import blocks, spectral
-from tract_fx.ops.cpu.selection import Way, is_spectral_possible, is_toeplitz_possible, select_algorithm
+from tract_fx.ops.cpu.plain import write_plain
+from tract_fx.ops.cpu.selection import Algorithm, is_spectral_possible, is_toeplitz_possible, select_algorithm
 from tract_fx.ops.gram import gram, patch_gram
 from tract_fx.ops.patches import LINEAR, PatchGeometry, unfold_patches
 
@@ -38,7 +39,7 @@ def computed(way: str, block: int | None = None) -> Iterator[None]:
             choice = lambda shape, geometry: way if POSSIBLE[way](shape, geometry) else "plain"  # noqa: E731
             stack.enter_context(mock.patch.object(module, "select_algorithm", choice))
         if block is not None:
-            stack.enter_context(mock.patch.object(module, "PADDED_ELEMENTS", block))
+            stack.enter_context(mock.patch.object(blocks, "PADDED_ELEMENTS", block))
             stack.enter_context(mock.patch.object(spectral, "BAND_ELEMENTS", block))
             sizes = {"BLOCK_ELEMENTS": block, "FEWEST_ROWS": 1, "ROWS_PER_SUM": max(1, block // 8), "TRIANGLE_STEP": 5}
             stack.enter_context(mock.patch.multiple(blocks, **sizes))
@@ -226,7 +227,7 @@ class LargestTensor(TorchDispatchMode):
 
 
 def largest_bytes(way: str, input: torch.Tensor, geometry: PatchGeometry) -> int:
-    write = getattr(module, f"_write_{way}")
+    write = write_plain if way == "plain" else getattr(module, f"_write_{way}")
     features = geometry.features(input.shape[1])
     matrix = torch.zeros(features, features, dtype=torch.float64)
     with LargestTensor() as mode:
@@ -245,7 +246,7 @@ def largest_bytes(way: str, input: torch.Tensor, geometry: PatchGeometry) -> int
 def test_memory_does_not_grow_with_the_batch(way: str, shape: tuple[int, ...], geometry: PatchGeometry) -> None:
     """A padded copy of some images, and a few blocks, here an eighth as large as usual; no matrix of patches."""
     batch = math.ceil(2**19 / math.prod(shape))
-    with mock.patch.object(module, "PADDED_ELEMENTS", 2**19), mock.patch.object(blocks, "BLOCK_ELEMENTS", 2**16):
+    with mock.patch.object(blocks, "PADDED_ELEMENTS", 2**19), mock.patch.object(blocks, "BLOCK_ELEMENTS", 2**16):
         small = largest_bytes(way, torch.ones(batch, *shape), geometry)
         large = largest_bytes(way, torch.ones(3 * batch, *shape), geometry)
     assert large <= 1.1 * small
@@ -304,7 +305,7 @@ def test_patches_of_rows_and_rows_of_patches_agree() -> None:
         ((8192, 256), LINEAR, "plain"),
     ],
 )
-def test_the_cheapest_way_is_chosen(shape: tuple[int, ...], geometry: PatchGeometry, way: Way) -> None:
+def test_the_cheapest_way_is_chosen(shape: tuple[int, ...], geometry: PatchGeometry, way: Algorithm) -> None:
     assert select_algorithm(shape, geometry) == way
 
 

@@ -1,4 +1,4 @@
-"""Memory that the covariance takes beyond its operands, as the ways of :mod:`tract_fx.ops` are written; upper bounds."""
+"""Upper bounds of the memory that the covariance takes beyond its operands, for the algorithms of :mod:`tract_fx.ops`."""
 
 from __future__ import annotations
 
@@ -14,13 +14,19 @@ from tract_fx.ops.cpu.blocks import (
     BLOCK_ELEMENTS_ON_GPU,
     FEWEST_ROWS,
     MOST_STEPS,
+    PADDED_ELEMENTS,
     ROWS_PER_SUM,
     TRIANGLE_STEP,
 )
-from tract_fx.ops.cpu.selection import MOST_ELEMENTS, is_spectral_possible, is_toeplitz_possible
+from tract_fx.ops.cpu.selection import (
+    MOST_ELEMENTS,
+    MOST_OUTPUTS,
+    MOST_TILE_FEATURES,
+    is_spectral_possible,
+    is_toeplitz_possible,
+)
 from tract_fx.ops.cpu.toeplitz import Axes, axes_of, sums_shape
 from tract_fx.ops.gpu.launch import WORKSPACE_BYTES
-from tract_fx.ops.gram import PADDED_ELEMENTS
 from tract_fx.ops.patches import PatchGeometry
 
 __all__ = ["gram_memory"]
@@ -71,7 +77,16 @@ def _plain(
     if any(geometry.padding):
         sizes = [size + 2 * width for size, width in zip(shape[2:], geometry.padding, strict=True)]
         padded = _padded_images(shape, geometry.groups, sizes, itemsize)
-    return padded + FLOAT64 * (features**2 + block + 3 * square)
+    most = geometry.tiled([MOST_OUTPUTS if tiled else 1 for tiled in _tiled_axes(geometry, device)])
+    larger = sympy.Min(MOST_TILE_FEATURES, features * math.prod(most.kernel_size) / math.prod(geometry.kernel_size))
+    tiles = 4 * larger**2 if most != geometry else 0  # their sums, and some of these
+    return padded + FLOAT64 * (features**2 + block + 3 * square + tiles)
+
+
+def _tiled_axes(geometry: PatchGeometry, device: str) -> list[bool]:
+    """Along which axes several outputs may be taken together."""
+    axes = zip(geometry.kernel_size, geometry.stride, geometry.dilation, strict=True)
+    return [device == "cpu" and kernel > stride and dilation == 1 for kernel, stride, dilation in axes]
 
 
 def _padded_images(shape: Sequence[Expr], groups: Expr | int, sizes: Sequence[Expr], itemsize: int) -> Expr:

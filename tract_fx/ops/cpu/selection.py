@@ -1,12 +1,15 @@
-"""Which way to a Gram matrix is cheapest on a CPU, from shapes alone.
+"""Which algorithm for a Gram matrix is cheapest on a CPU, from shapes alone.
 
-Costs are in multiplications of a large float64 matrix product. The constants were fitted to measurements of 23 layers on
-one core with AVX-512, and predict each way within a third there; where it matters the ways differ by more, so that other
-machines need no others.
+Costs are in multiplications of a large float64 matrix product. The constants were fitted to measurements of 23 layers
+on one core with AVX-512, those of tiles to 8 layers on one core with AVX2, and predict each algorithm within about a
+third there; where it matters the algorithms differ by more, so that other machines need no others.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Literal
@@ -16,12 +19,20 @@ from tract_fx.ops.cpu.blocks import row_steps
 from tract_fx.ops.cpu.toeplitz import Axes, axes_of, sums_shape
 from tract_fx.ops.patches import PatchGeometry
 
-__all__ = ["Way", "is_spectral_possible", "is_toeplitz_possible", "select_algorithm"]
+__all__ = ["Algorithm", "is_spectral_possible", "is_toeplitz_possible", "select_algorithm", "select_tile"]
 
-Way = Literal["plain", "toeplitz", "spectral"]
+Algorithm = Literal["plain", "toeplitz", "spectral"]
 
-# Writing an element of a patch in float64 and reading it again.
+# Writing an element of a patch in float64 and reading it again, and starting to write those of a row of outputs.
 PATCH_ELEMENT = 55
+PATCH_RUN = 400
+# Clearing, mirroring and adding up an element of the Gram matrix of tiles.
+TILE_ELEMENT = 60
+# A tile is taken where it costs less than this part of single outputs: small gains are within the error of the prediction.
+TILE_GAIN = 0.75
+# Outputs along an axis in a tile, and features of a tile, whose Gram matrix is in memory three times.
+MOST_OUTPUTS = 8
+MOST_TILE_FEATURES = 640
 PLAIN_CALLS = 5_000_000
 
 # Narrow products of displaced images: of one number with one other, of one with none, and copying one.
@@ -47,17 +58,46 @@ MOST_ELEMENTS = 2**22
 MOST_SPECTRAL_ELEMENTS = 2**21
 
 
-def select_algorithm(shape: Sequence[int], geometry: PatchGeometry) -> Way:
-    """The way for an input of this shape: ``plain`` is always possible."""
+@functools.lru_cache(maxsize=256)
+def select_algorithm(shape: tuple[int, ...], geometry: PatchGeometry) -> Algorithm:
+    """The algorithm for an input of this shape: ``plain`` is always possible."""
     axes = axes_of(geometry, shape[2:])
     channels = shape[1] // geometry.groups
     rows = shape[0] * math.prod(axis.outputs for axis in axes)
-    costs: dict[Way, float] = {"plain": plain_cost(geometry.features(shape[1]), rows)}
+    outputs = geometry.outputs(shape[2:])
+    tile = select_tile((shape[0], channels, *shape[2:]), dataclasses.replace(geometry, groups=1))
+    costs: dict[Algorithm, float] = {"plain": plain_cost(channels, shape[0], outputs, geometry, tile)}
     if is_toeplitz_possible(shape, geometry):
         costs["toeplitz"] = toeplitz_cost(axes, channels, rows)
     if is_spectral_possible(shape, geometry):
         costs["spectral"] = spectral_cost(axes, channels, shape[0])
     return min(costs, key=costs.__getitem__)
+
+
+@functools.lru_cache(maxsize=256)
+def select_tile(shape: tuple[int, ...], geometry: PatchGeometry) -> tuple[int, ...]:
+    """How many neighbouring outputs along each axis the plain algorithm takes together, for an input of one group."""
+    outputs = geometry.outputs(shape[2:])
+    one = (1,) * len(outputs)
+    if min(outputs, default=0) < 1:
+        return one
+    axes = zip(outputs, geometry.kernel_size, geometry.stride, geometry.dilation, strict=True)
+    counts = [_tile_counts(*axis) for axis in axes]
+    small = [one] + [
+        tile
+        for tile in itertools.product(*counts)
+        if shape[1] * math.prod(geometry.tiled(tile).kernel_size) <= MOST_TILE_FEATURES
+    ]
+    costs = {tile: plain_cost(shape[1], shape[0], outputs, geometry, tile) for tile in small}
+    best = min(small, key=costs.__getitem__)
+    return best if costs[best] < TILE_GAIN * costs[one] else one
+
+
+def _tile_counts(outputs: int, kernel: int, stride: int, dilation: int) -> list[int]:
+    """Divisors of the number of outputs, where patches overlap and are not dilated."""
+    if kernel <= stride or dilation > 1:
+        return [1]
+    return [count for count in range(1, MOST_OUTPUTS + 1) if outputs % count == 0]
 
 
 def is_toeplitz_possible(shape: Sequence[int], geometry: PatchGeometry) -> bool:
@@ -88,11 +128,18 @@ def is_spectral_possible(shape: Sequence[int], geometry: PatchGeometry) -> bool:
     return max(sizes) <= MOST_SPECTRAL_ELEMENTS
 
 
-def plain_cost(features: int, rows: int) -> float:
-    """Cost of writing ``rows`` patches and multiplying a triangle of their Gram matrix."""
+def plain_cost(
+    channels: int, batch: int, outputs: Sequence[int], geometry: PatchGeometry, tile: Sequence[int]
+) -> float:
+    """Cost of writing patches of tiles and multiplying a triangle of their Gram matrix; tiles of one output are plain."""
+    features = channels * math.prod(geometry.tiled(tile).kernel_size)
+    rows = batch * math.prod(outputs) / math.prod(tile)
     steps = len(list(row_steps(features)))
     triangle = (1 + 1 / steps) / 2
-    return rows * features * (features * triangle + PATCH_ELEMENT) + PLAIN_CALLS
+    run = outputs[-1] / tile[-1] if outputs else features
+    element = features * triangle + PATCH_ELEMENT + PATCH_RUN / run
+    folded = TILE_ELEMENT * features**2 if math.prod(tile) > 1 else 0
+    return rows * features * element + folded + PLAIN_CALLS
 
 
 def toeplitz_cost(axes: Axes, channels: int, rows: int) -> float:

@@ -17,8 +17,9 @@ from support.product import Product
 from support.works import works
 from tract_fx.inspect.cost.flops import step_flops
 from tract_fx.inspect.cost.layer_cost import LayerCost, layer_cost
+from tract_fx.ops.dual import dual_gradient
 from tract_fx.ops.patches import LINEAR, PatchGeometry
-from tract_fx.ops.solve import dual_gradient, primal_gradient
+from tract_fx.ops.solve import primal_gradient
 from tract_fx.passes.first_layer import find
 
 pytestmark = works("explain")
@@ -142,7 +143,7 @@ def test_memory_is_bounded_and_not_by_much_more(name: str, dtype: torch.dtype) -
 
 def closed_form(model: nn.Module, cost: LayerCost) -> Callable[[torch.Tensor], torch.Tensor]:
     """The formula on tensors, as the graph has it."""
-    from tract_fx.ops import gram
+    from tract_fx.ops import dual, gram
 
     layer = model if isinstance(model, nn.Linear) else model[0]
     geometry = LINEAR
@@ -154,14 +155,14 @@ def closed_form(model: nn.Module, cost: LayerCost) -> Callable[[torch.Tensor], t
     output_gradient = torch.randn(groups, rows, outputs, dtype=dtype)
 
     def run(x: torch.Tensor) -> torch.Tensor:
-        plain = gram.patch_gram
-        try:  # of the operator only the result would be seen
-            gram.patch_gram = plain._init_fn
+        plain, on_cpu = gram.patch_gram, dual._on_cpu
+        try:  # of the operators only the results would be seen
+            gram.patch_gram, dual._on_cpu = plain._init_fn, on_cpu._init_fn
             if cost.form == "dual":
                 return dual_gradient(x, output_gradient, rows, 0.1, geometry)
             return primal_gradient(x, gradient, rows, 0.1, geometry)
         finally:
-            gram.patch_gram = plain
+            gram.patch_gram, dual._on_cpu = plain, on_cpu
 
     return run
 

@@ -1,0 +1,124 @@
+"""The dual form of TrAct's gradient (equation 6 of the paper), for layers with fewer rows than features.
+
+On a CPU it is one operator, ``tract_fx::dual_gradient``, because an operator may look at values: it takes the last and
+largest product in float32 where that is exact enough (:mod:`tract_fx.ops.cpu.product`). On other devices, looking at a value
+would wait for the device, and everything is in float64.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tract_fx.ops.cpu.plain import write_plain
+from tract_fx.ops.cpu.product import coefficient_product
+from tract_fx.ops.gram import gram
+from tract_fx.ops.patches import LINEAR, PatchGeometry, unfold_patches
+from tract_fx.ops.solve import regularise, scale_down
+
+__all__ = ["dual_gradient"]
+
+
+def dual_gradient(
+    input: Tensor, output_gradient: Tensor, rows: int, lam: Tensor | float, geometry: PatchGeometry
+) -> Tensor:
+    """``((X X^T / r + lam I)^-1 dZ)^T X``: the same gradient from an ``r x r`` system for each group.
+
+    Args:
+        input: what the layer saw, ``(batch, channels, *spatial)`` or ``(r, n)``.
+        output_gradient: ``dZ``, ``(groups, r, m)``.
+        rows: ``r``.
+        lam: positive number or tensor with one element.
+        geometry: how rows are taken from ``input``.
+
+    Returns:
+        ``(groups, m, n)``; the plain ``dZ^T X`` for a group whose factorisation fails. On a CPU it is float64 for an input
+        in float64, and else float32 with a relative error of at most 1e-5; on other devices it is float64.
+    """
+    if input.device.type != "cpu":
+        return _in_float64(input, output_gradient, rows, lam, geometry)
+    if not isinstance(lam, Tensor):
+        lam = torch.full((), lam, dtype=torch.float64)
+    return _on_cpu(
+        input,
+        output_gradient,
+        rows,
+        lam,
+        list(geometry.kernel_size),
+        list(geometry.stride),
+        list(geometry.padding),
+        list(geometry.dilation),
+        geometry.groups,
+    )
+
+
+@torch.library.custom_op("tract_fx::dual_gradient", mutates_args=())
+def _on_cpu(
+    input: Tensor,
+    output_gradient: Tensor,
+    rows: int,
+    lam: Tensor,
+    kernel_size: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+) -> Tensor:
+    geometry = PatchGeometry(tuple(kernel_size), tuple(stride), tuple(padding), tuple(dilation), groups)
+    input, scale = scale_down(input)
+    lam = lam / (scale * scale)
+    patches = unfold_patches(input, geometry)
+    wide = output_gradient.to(torch.float64)
+    found = [_group_gradient(*group, rows, lam, scale) for group in zip(patches, wide, strict=True)]
+    return found[0][None] if len(found) == 1 else torch.stack(found)
+
+
+@_on_cpu.register_fake
+def _(
+    input: Tensor,
+    output_gradient: Tensor,
+    rows: int,
+    lam: Tensor,
+    kernel_size: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+) -> Tensor:
+    geometry = PatchGeometry(tuple(kernel_size), tuple(stride), tuple(padding), tuple(dilation), groups)
+    shape = groups, output_gradient.shape[2], geometry.features(input.shape[1])
+    return input.new_empty(shape, dtype=torch.promote_types(input.dtype, torch.float32))
+
+
+def _group_gradient(patches: Tensor, output_gradient: Tensor, rows: int, lam: Tensor, scale: Tensor | float) -> Tensor:
+    """The gradient of one group from ``X / scale``, ``(r, n)``, and ``dZ``, ``(r, m)`` in float64."""
+    kernel = output_gradient.new_zeros(len(patches), len(patches))
+    if patches.numel():
+        write_plain(kernel, patches.T, LINEAR)
+    factor, info = torch.linalg.cholesky_ex(regularise(kernel[None] / rows, lam)[0])
+    if info != 0:
+        product = output_gradient.T @ patches.to(torch.float64) * scale
+        return product.to(torch.promote_types(patches.dtype, torch.float32))
+    # Many right-hand sides are faster multiplied with the inverse, and as exact, because it is rounded to float64.
+    many = output_gradient.shape[1] >= len(patches)
+    coefficients = (
+        torch.cholesky_inverse(factor) @ output_gradient if many else torch.cholesky_solve(output_gradient, factor)
+    )
+    product = coefficient_product(coefficients, patches, kernel)
+    return product if patches.dtype != torch.float64 else product / scale
+
+
+def _in_float64(
+    input: Tensor, output_gradient: Tensor, rows: int, lam: Tensor | float, geometry: PatchGeometry
+) -> Tensor:
+    """:func:`dual_gradient` from operators that a compiler sees, without a look at any value."""
+    input, scale = scale_down(input)
+    patches = unfold_patches(input, geometry)
+    # The Gram matrix of X^T, whose rows are X's columns: groups take the place of grouped channels.
+    kernel = torch.stack([gram(columns, LINEAR)[0] for columns in patches.transpose(1, 2).unbind()]) / rows
+    factor, info = torch.linalg.cholesky_ex(regularise(kernel, lam / (scale * scale)))
+    wide = output_gradient.to(torch.float64)
+    solved = (info == 0)[:, None, None]
+    coefficients = torch.where(solved, torch.cholesky_solve(wide, factor), wide)
+    product = coefficients.transpose(1, 2) @ patches.to(torch.float64)
+    return torch.where(solved, product / scale, product * scale)
