@@ -21,7 +21,8 @@ from torch.fx import Graph, GraphModule, Node
 from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
-import tract_fx.ops.gram  # noqa: F401  (registers the operator)
+import tract_fx.ops.dual
+import tract_fx.ops.gram  # noqa: F401  (both register operators)
 from tract_fx.inspect.cost.symbols import expression, hints_of, substitute
 
 __all__ = ["cholesky_flops", "gram_flops", "step_flops", "triangular_flops"]
@@ -36,8 +37,8 @@ Shape = list[Expr]
 def gram_flops(rows: Expr, features: Expr, groups: Expr | int = 1) -> Expr:
     """One triangle of ``X^T X``, from all rows.
 
-    This is what the formula costs, as the plain way and the kernels do it. On a CPU, ways that use that patches overlap
-    need fewer operations; see :mod:`tract_fx.ops.cpu.selection`.
+    This is what the formula costs, as the plain algorithm and the kernels do it. On a CPU, algorithms that use the overlap
+    of patches need fewer operations; see :mod:`tract_fx.ops.cpu.selection`.
     """
     return groups * rows * features * (features + 1)
 
@@ -138,10 +139,18 @@ def _cholesky_solve(arguments: Any, keywords: Any, out: Any) -> Expr:
     return triangular_flops(size, columns, sympy.Mul(*batch))
 
 
+def _dual_gradient(arguments: Any, keywords: Any, out: Any) -> Expr:
+    """The kernel of the rows, its factor, the coefficients and their product with the rows."""
+    (groups, outputs, features), rows = out, arguments[1][1]
+    system = gram_flops(features, rows, groups) + cholesky_flops(rows, groups)
+    return system + triangular_flops(rows, outputs, groups) + 2 * groups * outputs * rows * features
+
+
 _OWN: dict[Any, Callable[[Any, Any, Any], Expr]] = {
     aten.convolution_backward: _convolution_backward,
     aten.linalg_cholesky_ex: _cholesky,
     aten.cholesky_solve: _cholesky_solve,
     torch.ops.tract_fx.patch_gram: _patch_gram,
+    torch.ops.tract_fx.dual_gradient: _dual_gradient,
 }
 _REGISTERED: dict[Any, Any] = FlopCounterMode(display=False).flop_registry
