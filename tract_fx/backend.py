@@ -38,23 +38,27 @@ def tract_backend(
     options: Mapping[str, Any] | None = None,
     process_group: ProcessGroup | str | None = None,
 ) -> TractBackend:
-    """A backend for ``torch.compile`` that trains the first layer with TrAct.
+    """Create a backend for ``torch.compile`` that trains the first layer with TrAct.
 
-    The gradient ``G`` of a first layer's weight becomes ``G (X^T X / r + lam I)^-1`` (arXiv 2410.23970, section 3), where
-    the ``r`` rows of ``X`` are what the layer multiplies. Nothing else changes.
+    The gradient ``G``, of shape ``(m, n)``, of a first layer's weight becomes ``G (X^T X / r + lam I)^-1`` (arXiv
+    2410.23970, section 3). ``X``, of shape ``(r, n)``, holds the rows that the layer multiplies: the flattened input of a
+    linear layer, or the patches of a convolution. The system is solved in float64 and the result has the dtype of the
+    weight's gradient. Nothing else changes.
 
     Args:
-        lam: finite and positive; 0.1 by default, 0.2 for long training, 0.05 for short.
-        layers: ``"first"`` for every convolution or matrix product that is fed by data alone, or a list of names of
-            modules (``"patch_embed.proj"``) or parameters (``"patch_embed.proj.weight"``).
+        lam: the regularisation, a finite positive number in units of squared inputs. The paper uses 0.1 by default, 0.2 for
+            long training and 0.05 for short training.
+        layers: ``"first"`` for every convolution or matrix product whose input depends on data alone, or a list of names
+            of modules (``"patch_embed.proj"``) or parameters (``"patch_embed.proj.weight"``).
         on_unsupported: ``"error"``, ``"warn"`` or ``"ignore"``: what happens when a layer should be rewritten and cannot
             be. ``"ignore"`` also silences the warning about a model without a first layer.
         inner: ``"inductor"``, or ``"aot_eager"`` to generate no code (for tests and debugging).
         mode: as in ``torch.compile``.
         options: as in ``torch.compile``.
-        process_group: the ``torch.distributed.ProcessGroup`` over which gradients are averaged, or ``"ddp"`` for that of
-            the ``DistributedDataParallel`` or FSDP2 module that is being run. The covariance is then that of the rows of
-            all processes, summed by one small all-reduce in the backward pass. Without it, it is that of this process.
+        process_group: the ``torch.distributed.ProcessGroup`` over which gradients are averaged, or ``"ddp"`` for the group
+            of the ``DistributedDataParallel`` or FSDP2 module that is running. The covariance is then computed from the
+            rows of all processes, summed by one small all-reduce in the backward pass. Without a group, it is computed
+            from the rows of this process.
 
     Returns:
         A backend; one object may compile several models.
@@ -83,13 +87,26 @@ def tract(
     options: Mapping[str, Any] | None = None,
     **_: Any,
 ) -> Callable[..., Any]:
-    """What ``torch.compile(model, backend="tract")`` calls.
+    """Compile one graph for ``torch.compile(model, backend="tract")``.
 
-    ``options`` may hold ``lam``, ``layers``, ``on_unsupported``, ``inner`` and ``process_group`` beside Inductor's own;
-    what it does not hold comes from the environment variables ``TRACT_FX_LAM``, ``TRACT_FX_PROCESS_GROUP`` and so on.
+    ``options`` may hold ``lam``, ``layers``, ``on_unsupported``, ``inner`` and ``process_group`` in addition to Inductor's
+    own options. Each of these that it does not hold is read from its environment variable: ``TRACT_FX_LAM``,
+    ``TRACT_FX_PROCESS_GROUP`` and so on.
+
+    Args:
+        gm: the graph that Dynamo captured.
+        example_inputs: parameters, fake tensors and symbolic sizes, one for each input of the graph.
+        mode: as given to ``torch.compile``.
+        options: as given to ``torch.compile``.
+
+    Returns:
+        The compiled function, which runs instead of the graph.
 
     Raises:
         OptionError: naming the option, its value and what is allowed.
+        UnknownLayerError: for a name in ``layers`` that the model does not have.
+        UnsupportedLayerError: when a layer cannot be rewritten and ``on_unsupported`` is ``"error"``.
+        DisagreementError: when the processes of ``process_group`` cannot be reached.
     """
     return TractBackend(TractOptions.from_compile_arguments(mode, options), warned=process_state.warned)(
         gm, example_inputs
@@ -97,7 +114,12 @@ def tract(
 
 
 def expect_compiled_model(owner: object = tract, *, suppress_warnings: bool = False) -> None:
-    """To be called inside of ``torch.compile``: should Dynamo skip the model, the user is warned."""
+    """Register the model that is being given to ``torch.compile``, so that the user is warned if Dynamo skips it.
+
+    Args:
+        owner: the backend, held weakly; models of one owner share compiled code.
+        suppress_warnings: whether the user asked for no warnings.
+    """
     model = compat.model_given_to_compile()
     if model is not None:
         skipped.expect(model, owner, suppress_warnings=suppress_warnings)
@@ -107,24 +129,27 @@ tract._dynamo_backend_init = expect_compiled_model  # type: ignore[attr-defined]
 
 
 def _announce_refusal(captured: Captured, reason: str) -> None:
-    """Say to processes that would share a covariance with this one that they need not wait for it."""
+    """Inform the processes that would share a covariance with this one that they need not wait for it."""
     names = [item.name for item in captured.inputs]
     if captured.groups and torch.is_grad_enabled() and any(item.role is Role.PARAMETER for item in captured.inputs):
         agreement.refuse(captured.groups, names, reason)
 
 
 class TractBackend:
-    """A backend for ``torch.compile``; :func:`tract_backend` makes one from keyword arguments.
+    """A backend for ``torch.compile``; :func:`tract_backend` creates one from keyword arguments.
 
-    Dynamo calls it once for each graph that it captures. One object may compile several models; its ``lam`` is that of all
-    of them.
+    Dynamo calls the object once for each graph that it captures; :attr:`matches` and :attr:`rejections` then list what was
+    found in all graphs. One object may compile several models, which then share its :attr:`lam`.
 
     Args:
         options: how layers are chosen and graphs are compiled.
-        compile_graph: what compiles a captured graph, by default as ``options.inner`` says.
-        trains: whether the graphs are going to train. Where they are not (``explain`` and ``probe``), other processes have
-            no part in them, nothing is reported, and no optimiser is expected.
-        warned: keys of what has been said and is not said again; by default what this object has said.
+        compile_graph: compiles one captured graph; by default with the compiler that ``options.inner`` names.
+        trains: whether the compiled graphs are used for training. If not (``explain`` and ``probe``), no covariance is
+            shared with other processes, nothing is logged or warned about, and no optimiser step is expected.
+        warned: keys of the warnings that are not to be repeated; by default a set of this object's own.
+
+    Attributes:
+        options: as given; ``options.lam`` is the initial value, and :attr:`lam` the current one.
     """
 
     def __init__(
@@ -144,7 +169,10 @@ class TractBackend:
 
     @property
     def __name__(self) -> str:
-        """``"tract"``; ``torch.compile`` asks for it, and that is when the model it compiles can be seen."""
+        """``"tract"``; ``torch.compile`` reads it, which is the moment when the model can be registered.
+
+        The reason is in :mod:`tract_fx.process_state`.
+        """
         if self._trains:
             expect_compiled_model(self, suppress_warnings=self.options.on_unsupported == "ignore")
         return "tract"
@@ -154,14 +182,18 @@ class TractBackend:
 
     @property
     def lam(self) -> float:
-        """The regularisation ``lam`` of ``G (X^T X / r + lam I)^-1`` (section 3 of the paper).
+        """The regularisation ``lam`` of ``G (X^T X / r + lam I)^-1`` (section 3 of the paper), in units of squared inputs.
 
-        It has the unit of squared inputs. Setting it takes effect at the next backward pass of every graph, without a
-        recompile. Processes that share a covariance have to set it in the same step: on the CPU every backward pass checks
-        that; on a GPU, which would have to be waited for, only the first one of a layer does.
+        A new value takes effect at the next backward pass of every graph that this object compiled, without a recompile.
+        The graphs read it as a float64 scalar. A graph that Dynamo did not capture keeps the value with which it was
+        compiled; a log message says so when that graph is compiled.
+
+        Processes that share a covariance must set ``lam`` in the same step. On the CPU every backward pass checks this and
+        raises :class:`~tract_fx.errors.DisagreementError`. On a GPU, where the check would wait for the device, only the
+        first backward pass of a layer does.
 
         Raises:
-            OptionError: when it is set to anything but a finite positive number.
+            OptionError: when it is set to anything but a finite positive number; the old value then stays.
         """
         return self._lam.value
 
@@ -171,16 +203,19 @@ class TractBackend:
 
     @property
     def matches(self) -> tuple[LayerMatch, ...]:
-        """Layers rewritten so far, in the order in which their graphs were compiled."""
+        """The layers that were rewritten, in the order in which their graphs were compiled.
+
+        Graphs that were loaded from Inductor's cache count like those that were compiled in this process.
+        """
         return tuple(match for record in self._records for match in record.matches)
 
     @property
     def rejections(self) -> tuple[LayerRejection, ...]:
-        """Layers and operations that were looked at and not rewritten, with reasons."""
+        """The layers and operations that were considered and not rewritten, each with the reason."""
         return tuple(rejection for record in self._records for rejection in record.rejections)
 
     def reset(self) -> None:
-        """Called by ``torch._dynamo.reset``: the compiled graphs are gone, and with them what is known about them."""
+        """Forget the findings of all graphs; ``torch._dynamo.reset`` calls this when it discards the graphs themselves."""
         self._records.clear()
         compat.reset_cudagraphs()
 
@@ -198,16 +233,17 @@ class TractBackend:
         Args:
             gm: the graph.
             example_inputs: parameters, fake tensors and symbolic sizes, one for each input of the graph.
-            mode: as given to ``torch.compile`` beside this object.
-            options: as given to ``torch.compile`` beside this object.
+            mode: as given to ``torch.compile`` together with this object.
+            options: as given to ``torch.compile`` together with this object.
 
         Returns:
-            What runs in the place of the graph.
+            The compiled function, which runs instead of the graph.
 
         Raises:
-            OptionError: when ``mode`` or ``options`` contradict those of this object.
+            OptionError: when ``mode`` or ``options`` contradict those of this object, or no process group is found.
             UnknownLayerError: for a name in ``layers`` that the model does not have.
             UnsupportedLayerError: when a layer cannot be rewritten and ``on_unsupported`` is ``"error"``.
+            DisagreementError: when the processes of ``process_group`` cannot be reached.
         """
         settings = self.options.with_compile_arguments(mode, options)
         frame = current_frame(gm)
@@ -230,7 +266,7 @@ class TractBackend:
         return compiled.call
 
     def _report(self, captured: Captured, frame: ModelFrame, compiled: Compiled) -> None:
-        """Log and warn, and remember which parameters are in a compiled graph."""
+        """Log the findings, warn, and record which parameters are inputs of a compiled graph."""
         settings, matched = captured.settings, bool(compiled.record.matches)
         suppress_warnings = settings.on_unsupported == "ignore"
         report_findings(compiled.record, settings, traced=compiled.traced)

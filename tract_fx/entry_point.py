@@ -1,7 +1,8 @@
-"""The backend under its name, as Dynamo loads it for ``torch.compile(model, backend="tract")``.
+"""The module that Dynamo loads for ``torch.compile(model, backend="tract")``.
 
-Loading happens inside of that call, which is the one moment at which the model can be seen on torch 2.11. Newer versions
-also ask the backend itself, on every call.
+Dynamo loads it inside that call, which on torch 2.11 is the only moment when the model can be registered. Newer versions
+also call the backend's own hook, each time the name is looked up. The reason for registering it is in
+:mod:`tract_fx.process_state`.
 """
 
 from tract_fx.backend import expect_compiled_model, tract

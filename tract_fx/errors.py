@@ -1,4 +1,4 @@
-"""Everything that tract-fx raises or warns with."""
+"""The exceptions and the warning of tract-fx."""
 
 __all__ = [
     "CaptureError",
@@ -13,7 +13,7 @@ __all__ = [
 
 
 class TractError(Exception):
-    """Base class of the errors of this package."""
+    """Base class of the exceptions of this package."""
 
 
 class OptionError(TractError, ValueError):
@@ -21,15 +21,18 @@ class OptionError(TractError, ValueError):
 
 
 class CaptureError(TractError, RuntimeError):
-    """A model that was to be explained cannot be traced."""
+    """``explain`` cannot trace the model; the message gives the reason."""
 
 
 class DisagreementError(TractError, RuntimeError):
-    """Processes that share the covariance of a layer do not do the same; the message names their ranks."""
+    """Processes that share the covariance of a layer differ in what they do; the message names their ranks.
+
+    It is also raised when the key-value store through which they agree cannot be reached.
+    """
 
 
 class ProbeError(TractError, RuntimeError):
-    """A model and a loader that were to be probed cannot be."""
+    """``probe`` cannot run the model on the batches of the loader; the message gives the reason."""
 
 
 class UnknownLayerError(TractError, LookupError):
@@ -37,8 +40,11 @@ class UnknownLayerError(TractError, LookupError):
 
 
 class UnsupportedLayerError(TractError, RuntimeError):
-    """A layer that should be rewritten cannot be, and would otherwise train with its plain gradient."""
+    """A layer that should be rewritten cannot be, and would train with its plain gradient.
+
+    The message names the layer, the reason and what to do.
+    """
 
 
 class TractWarning(UserWarning):
-    """Training goes on, but not (or not everywhere) with TrAct."""
+    """Training continues, but some or all first layers train without TrAct, or with another covariance than expected."""

@@ -18,12 +18,12 @@ __all__ = ["DEFAULT_LAM", "LAM_VARIABLE", "TractOptions", "check_lam", "default_
 
 DEFAULT_LAM = 0.1
 
-# Options that a dictionary for torch.compile may hold beside Inductor's.
+# Options that a dictionary for torch.compile may hold in addition to Inductor's.
 OWN = ("lam", "layers", "on_unsupported", "inner", "process_group")
 
 
 def variable(option: str) -> str:
-    """The environment variable that gives an option where nothing but the backend's name can be given."""
+    """Name of the environment variable that sets an option where only the backend's name can be given."""
     return f"TRACT_FX_{option.upper()}"
 
 
@@ -40,13 +40,14 @@ class TractOptions:
     Args:
         lam: the regularisation ``lam`` of ``G (X^T X / r + lam I)^-1``, finite and positive; it has the unit of the
             squared inputs of the layer. The paper uses 0.1, 0.2 for long and 0.05 for short training (section 4).
-        layers: ``"first"`` for every layer that is fed by data alone, or names of modules or parameters.
-        on_unsupported: what happens when a layer should be rewritten and cannot be.
+        layers: ``"first"`` for every layer whose input depends on data alone, or names of modules or parameters.
+        on_unsupported: ``"error"``, ``"warn"`` or ``"ignore"``: what happens when a layer should be rewritten and cannot
+            be.
         inner: ``"inductor"``, or ``"aot_eager"`` to run the joint graph without generating code.
-        mode: as in ``torch.compile``; handed to Inductor.
-        options: as in ``torch.compile``; handed to Inductor.
-        process_group: processes that share the covariance: a ``torch.distributed.ProcessGroup``, of which the name is
-            kept, ``"ddp"`` for the group of the DDP or FSDP2 module that is being run, or None.
+        mode: as in ``torch.compile``; passed to Inductor.
+        options: as in ``torch.compile``; passed to Inductor.
+        process_group: the processes that share the covariance: a ``torch.distributed.ProcessGroup``, of which only the
+            name is kept, ``"ddp"`` for the group of the DDP or FSDP2 module that is running, or None.
 
     Raises:
         OptionError: naming the argument, its value and what is allowed.
@@ -71,7 +72,7 @@ class TractOptions:
             _check_choice("mode", self.mode, compat.list_modes())
         if self.inner == "aot_eager" and (self.options or self.mode not in (None, "default")):
             raise OptionError(
-                f"mode={self.mode!r} and options={dict(self.options)!r} are Inductor's: leave them out with "
+                f"mode={self.mode!r} and options={dict(self.options)!r} are options of Inductor: leave them out with "
                 'inner="aot_eager", which generates no code, or use inner="inductor".'
             )
         self.inductor_patches()
@@ -85,9 +86,10 @@ class TractOptions:
     def from_compile_arguments(cls, mode: str | None, options: Mapping[str, Any] | None) -> TractOptions:
         """Options of ``torch.compile(model, backend="tract", mode=mode, options=options)``.
 
-        ``options`` may hold the fields of this class (a string of comma-separated names is allowed for ``layers``);
-        what is left goes to Inductor. What is not given comes from the environment: ``TRACT_FX_LAM``, ``TRACT_FX_LAYERS``,
-        ``TRACT_FX_ON_UNSUPPORTED``, ``TRACT_FX_INNER`` and ``TRACT_FX_PROCESS_GROUP``, each where it is set.
+        ``options`` may hold the fields of this class (``layers`` may be a string of comma-separated names); the other
+        entries are passed to Inductor. A field that is not given is read from the environment, where its variable is set:
+        ``TRACT_FX_LAM``, ``TRACT_FX_LAYERS``, ``TRACT_FX_ON_UNSUPPORTED``, ``TRACT_FX_INNER``,
+        ``TRACT_FX_PROCESS_GROUP``.
 
         Raises:
             OptionError: naming the option or the variable, its value and what is allowed.
@@ -101,7 +103,7 @@ class TractOptions:
 
     @classmethod
     def _of_environment(cls) -> dict[str, Any]:
-        """The options, but ``lam``, that environment variables give."""
+        """The options, except ``lam``, that are set by environment variables."""
         texts = {name: os.environ.get(variable(name), "").strip() for name in OWN if name != "lam"}
         found = {name: _split_names(text) if name == "layers" else text for name, text in texts.items() if text}
         for name, value in found.items():
@@ -113,12 +115,17 @@ class TractOptions:
         return found
 
     def with_compile_arguments(self, mode: str | None, options: Mapping[str, Any] | None) -> TractOptions:
-        """These options, with ``mode`` and ``options`` given to ``torch.compile`` beside the backend object."""
+        """These options, combined with the ``mode`` and ``options`` that ``torch.compile`` got together with the backend.
+
+        Raises:
+            OptionError: when ``options`` has an option of the backend, ``mode`` contradicts that of the backend, or Inductor
+                does not know an option.
+        """
         options = _check_mapping(options or {})
         if own := sorted(set(options) & set(self.field_names())):
             raise OptionError(
                 f"torch.compile(options=...) has {', '.join(own)}: give it to tract_backend(...) instead, "
-                "because the backend object was made with it already."
+                "which fixes it for the backend object."
             )
         if mode is not None and self.mode is not None and mode != self.mode:
             raise OptionError(
@@ -128,7 +135,11 @@ class TractOptions:
         return dataclasses.replace(self, mode=mode or self.mode, options={**self.options, **options})
 
     def inductor_patches(self) -> dict[str, Any]:
-        """Entries of Inductor's configuration that ``mode`` and ``options`` stand for."""
+        """The entries of Inductor's configuration that ``mode`` and ``options`` set.
+
+        Raises:
+            OptionError: naming an option that Inductor does not know, or whose value it does not accept.
+        """
         for key, value in self.options.items():
             try:
                 compat.inductor_patches(None, {key: value})
@@ -138,7 +149,7 @@ class TractOptions:
 
 
 def default_lam() -> float:
-    """``lam`` when none is given: the environment variable ``TRACT_FX_LAM``, or 0.1.
+    """The default of ``lam``: the value of the environment variable ``TRACT_FX_LAM`` if it is set, otherwise 0.1.
 
     Raises:
         OptionError: when the variable holds anything but a positive number.
@@ -173,7 +184,7 @@ def closest(name: str, known: Iterable[str]) -> str:
 
 
 def _split_names(layers: Any) -> Any:
-    """Names that came as one string with commas, as from a command line."""
+    """Split names that were given as one comma-separated string, as on a command line."""
     if not isinstance(layers, str) or layers == "first":
         return layers
     return tuple(name.strip() for name in layers.split(","))

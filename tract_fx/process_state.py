@@ -1,15 +1,15 @@
-"""Everything that this package keeps for a whole process, and why it cannot be kept anywhere else.
+"""The state that this package keeps for the whole process, and the reasons why it cannot be kept anywhere else.
 
-- ``torch.compile(model, backend="tract")`` calls a function anew for every graph, so that no object outlives a graph:
-  what is said only once is kept in :data:`warned`.
-- Dynamo may skip the frame that holds the first layer, and then no backend is called. What runs all the same is the
-  optimiser, which knows nothing of backends: what was compiled of each model is kept in :data:`models`. The one moment at
-  which a model can be seen before that is the call of ``torch.compile``, which looks for the name of the backend; that is
-  why ``TractBackend.__name__`` is a property, and why importing ``tract_fx.entry_point`` acts.
+- ``torch.compile(model, backend="tract")`` calls a function for every graph, and no object outlives the call. The keys of
+  warnings that are given only once are therefore kept in :data:`warned`.
+- Dynamo may skip the frame that holds the first layer, and then no backend is called. The optimiser still runs, but it
+  knows nothing of backends: which parameters of each model were compiled is kept in :data:`models`. Before the optimiser,
+  the only moment when a model can be registered is the call of ``torch.compile``, which reads the name of the backend. For
+  this reason ``TractBackend.__name__`` is a property, and importing ``tract_fx.entry_point`` registers a model.
 - A second model with the structure of a first one runs the code that was compiled for the first: :data:`structures`.
-- An operator in a compiled graph can hold a number or a string, and no object: :data:`observers` and :data:`agreements`.
+- An operator in a compiled graph can hold numbers and strings, but no objects: :data:`observers` and :data:`agreements`.
 
-All but the first are weak, or forgotten with what they belong to.
+Models, structures and observers are held weakly. An agreement is replaced when its process group is.
 """
 
 from __future__ import annotations
@@ -29,7 +29,15 @@ Structure = tuple[tuple[str, type], ...]
 
 @dataclasses.dataclass
 class CompileStatus:
-    """What has been compiled of a model so far, by whom, and whether the next step of an optimiser has to look at it."""
+    """What has been compiled of a model so far.
+
+    Attributes:
+        owner: returns the backend, which is held weakly, or None.
+        suppress_warnings: whether the user asked for no warnings.
+        due: whether the next step of an optimiser has to check the model.
+        matched: whether a layer of the model is rewritten.
+        parameters: names of the parameters that are inputs of its compiled graphs.
+    """
 
     owner: Callable[[], object | None] = lambda: None
     suppress_warnings: bool = False

@@ -10,31 +10,31 @@ __all__ = ["GraphRecord", "LayerMatch", "LayerRejection", "RejectionKind", "Seve
 
 
 class Severity(enum.Enum):
-    """How much a rejection matters to somebody who trains."""
+    """How much a rejection matters for training."""
 
     ERROR = "error"
-    """A layer should be rewritten and cannot be: an error, unless the user chose a warning or silence."""
+    """A layer should be rewritten and cannot be. It raises, unless the user asked for a warning or for neither."""
     WARNING = "warning"
-    """Training goes on without TrAct."""
+    """Training continues without TrAct."""
     NOTE = "note"
-    """Nothing should be rewritten there."""
+    """There is nothing to rewrite, and nothing to warn about."""
 
 
 class RejectionKind(enum.Enum):
-    """Why a call is no match."""
+    """Why a call is not a match."""
 
     UNSUPPORTED = "unsupported"
-    """It should be rewritten and cannot be."""
+    """The call should be rewritten and cannot be."""
     NO_FIRST_LAYER = "no first layer"
-    """Data enters, but what it meets first is not a layer."""
+    """The graph has data, but the first operation that combines them with a parameter is not a layer."""
     CONSTANT_INPUT = "constant input"
-    """It is not a first layer, because nothing in its input is data."""
+    """The call is not a first layer, because its input does not depend on data."""
     NO_GRADIENT = "no gradient"
-    """Its weight's gradient is not computed (a detached weight, an output that no loss depends on)."""
+    """The gradient of its weight is not computed (a detached weight, an output that no loss depends on)."""
 
     @property
     def severity(self) -> Severity:
-        """What follows from it; nothing else decides this."""
+        """How much it matters; this is the only place where that is decided."""
         return _SEVERITIES[self]
 
 
@@ -51,13 +51,15 @@ class LayerMatch:
     """One layer whose weight gradient has been rewritten.
 
     Attributes:
-        weight: qualified name of the parameter; several, joined by commas, when the weight is computed from them.
+        weight: qualified name of the parameter, as in the ``state_dict``; several names, joined by commas, when the weight
+            is computed from several parameters.
         layer: qualified name of the module that holds it; empty for the root module and for plain functions.
         op: operator in the graph, such as ``convolution`` or ``addmm``.
-        rows: ``r``; an expression in symbolic sizes, as a string, when the graph is dynamic.
-        features: ``n``, for one group.
-        groups: number of systems that are solved.
-        form: ``"primal"`` (``n x n`` systems) or ``"dual"`` (``r x r``).
+        rows: ``r``, the number of rows of ``X`` for one group; a string with an expression in symbolic sizes when the
+            graph is dynamic.
+        features: ``n``, the number of columns of ``X`` for one group.
+        groups: number of independent systems that are solved, such as the groups of a convolution.
+        form: ``"primal"`` (systems of size ``n x n``) or ``"dual"`` (``r x r``), see :mod:`tract_fx.ops.solve`.
     """
 
     weight: str
@@ -78,16 +80,16 @@ class LayerMatch:
 
 @dataclasses.dataclass(frozen=True)
 class LayerRejection:
-    """One layer, or operation, that has not been rewritten, and why.
+    """One layer, or operation, that has not been rewritten, and the reason.
 
     Attributes:
         weight: as in :class:`LayerMatch`.
         layer: as in :class:`LayerMatch`.
-        op: operator in the graph; empty when the parameter is not used by any.
+        op: operator in the graph; empty when no operator uses the parameter.
         kind: value of a :class:`RejectionKind`: ``"unsupported"``, ``"no first layer"``, ``"constant input"`` or
             ``"no gradient"``.
-        reason: why, in words.
-        advice: what to do about it, if anything.
+        reason: why it has not been rewritten, without a final full stop.
+        advice: what the user can do about it, in full sentences; empty when there is nothing to do.
     """
 
     weight: str
@@ -99,7 +101,7 @@ class LayerRejection:
 
     @property
     def severity(self) -> Severity:
-        """How much it matters to somebody who trains."""
+        """How much it matters for training."""
         return RejectionKind(self.kind).severity
 
     def __str__(self) -> str:
@@ -109,24 +111,32 @@ class LayerRejection:
 
 @dataclasses.dataclass(frozen=True)
 class GraphRecord:
-    """The findings of one compiled graph; ``has_gradients`` is whether it computes any."""
+    """The findings of one compiled graph.
+
+    Attributes:
+        matches: the layers that were rewritten, in the order of the graph.
+        rejections: the layers and operations that were considered and not rewritten.
+        has_gradients: whether the graph computes gradients.
+    """
 
     matches: tuple[LayerMatch, ...] = ()
     rejections: tuple[LayerRejection, ...] = ()
     has_gradients: bool = False
 
     def __str__(self) -> str:
-        """One line that names every layer of a model with several stems, and says what was not rewritten."""
+        """One line that lists every layer that was rewritten, and every one that was not."""
         parts = [*map(str, self.matches), *(f"not rewritten: {rejection}" for rejection in self.rejections)]
         if parts:
             return "; ".join(parts)
         why = (
-            "no layer of this graph is fed by data alone" if self.has_gradients else "this graph computes no gradients"
+            "no layer of this graph has an input that depends on data alone"
+            if self.has_gradients
+            else "this graph computes no gradients"
         )
         return f"nothing to rewrite: {why}"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain lists and dictionaries."""
+        """The record as dictionaries, sequences, strings and numbers."""
         return dataclasses.asdict(self)
 
     @classmethod

@@ -1,6 +1,6 @@
-"""``lam`` as a function of the training step, in the manner of ``torch.optim.lr_scheduler``.
+"""Schedules of ``lam`` over the training steps, in the style of ``torch.optim.lr_scheduler``.
 
-Long training wants a larger ``lam`` than short training does (section 4 of the paper), so it may grow with the steps.
+The paper uses a larger ``lam`` for long training than for short training (section 4), so ``lam`` may grow with the steps.
 """
 
 from __future__ import annotations
@@ -16,20 +16,25 @@ __all__ = ["CosineLam", "HasLam", "LamScheduler"]
 
 
 class HasLam(Protocol):
-    """A backend of :func:`tract_fx.tract_backend`, or a layer of :func:`tract_fx.TrAct`."""
+    """An object with a ``lam`` that can be set: a backend from ``tract_backend`` or a layer from ``TrAct``."""
 
     lam: float
 
 
 class LamScheduler:
-    """Sets ``lam`` to ``function(step)``: at once for step 0, and at each :meth:`step` for the next one.
+    """Sets ``lam`` to ``function(step)``: to ``function(0)`` when it is created, and to the next value at each :meth:`step`.
 
-    Call :meth:`step` after ``optimizer.step()``, as for a schedule of the learning rate. Setting ``lam`` compiles nothing.
-    Where processes share a covariance, each has a schedule of its own, and all step in the same step.
+    Call :meth:`step` after ``optimizer.step()``, as for a learning rate schedule. A new ``lam`` does not cause a recompile.
+    Where processes share a covariance, each process has its own schedule, and all of them call :meth:`step` together.
 
     Args:
         targets: one backend or layer, or several, which all get the same ``lam``.
-        function: from the number of steps taken, beginning with 0, to ``lam``.
+        function: maps the number of steps taken, starting at 0, to ``lam``.
+
+    Attributes:
+        targets: the backends and layers, as a tuple.
+        function: as given.
+        last_step: number of steps taken.
 
     Raises:
         OptionError: when a target has no ``lam``, or ``function`` returns anything but a finite positive number.
@@ -42,21 +47,32 @@ class LamScheduler:
         self._set(function(0))
 
     def step(self) -> None:
-        """Go on to the next step."""
+        """Set ``lam`` for the next step.
+
+        Raises:
+            OptionError: when ``function`` returns anything but a finite positive number; nothing changes then.
+        """
         value = check_lam(self.function(self.last_step + 1))
         self.last_step += 1
         self._set(value)
 
     def get_last_lam(self) -> float:
-        """What was set last."""
+        """The ``lam`` that was set last."""
         return self._last_lam
 
     def state_dict(self) -> dict[str, Any]:
-        """The step and its ``lam``, for a checkpoint; neither the targets nor the function."""
+        """The step and its ``lam``, to be saved in a checkpoint; it holds neither the targets nor the function."""
         return {"last_step": self.last_step, "last_lam": self._last_lam}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up a schedule where it was saved; the targets have its ``lam`` from now on."""
+        """Resume a schedule that was saved, and set its ``lam`` on the targets.
+
+        Args:
+            state: from :meth:`state_dict`.
+
+        Raises:
+            OptionError: when the saved ``lam`` is not a finite positive number.
+        """
         self.last_step = state["last_step"]
         self._set(state["last_lam"])
 
@@ -67,13 +83,13 @@ class LamScheduler:
 
 
 class CosineLam(LamScheduler):
-    """Half a period of a cosine from ``start``, at step 0, to ``end``, at step ``steps`` and after it.
+    """Half a cosine period from ``start``, at step 0, to ``end``, at step ``steps`` and after it.
 
     Args:
         targets: as for :class:`LamScheduler`.
-        steps: length of the training, positive.
-        start: finite and positive.
-        end: finite and positive.
+        steps: length of the training in steps, positive.
+        start: ``lam`` at step 0, finite and positive.
+        end: ``lam`` at step ``steps`` and after it, finite and positive.
 
     Raises:
         OptionError: naming the argument, its value and what is allowed.
@@ -92,11 +108,11 @@ class CosineLam(LamScheduler):
         return self.end + (self.start - self.end) * (1 + math.cos(math.pi * passed)) / 2
 
     def state_dict(self) -> dict[str, Any]:
-        """As of :class:`LamScheduler`, and the form of the cosine."""
+        """As in :class:`LamScheduler`, together with ``steps``, ``start`` and ``end``."""
         return {**super().state_dict(), "steps": self.steps, "start": self.start, "end": self.end}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """As of :class:`LamScheduler`; the form of the cosine is what was saved, too."""
+        """As in :class:`LamScheduler`; ``steps``, ``start`` and ``end`` are restored, too."""
         self.steps, self.start, self.end = state["steps"], state["start"], state["end"]
         super().load_state_dict(state)
 
@@ -109,6 +125,6 @@ def _as_targets(targets: HasLam | Iterable[HasLam]) -> tuple[HasLam, ...]:
         if not hasattr(target, "lam"):
             raise OptionError(
                 f"{target!r} has no lam that could be set: give an object that tract_backend(...) or TrAct(...) returned. "
-                "A backend by its name has none: use torch.compile(model, backend=tract_backend(...))."
+                'The lam of backend="tract" cannot be changed: use torch.compile(model, backend=tract_backend(...)).'
             )
     return found

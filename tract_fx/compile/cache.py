@@ -1,9 +1,9 @@
-"""How a second process knows the findings of a compile without running the pass.
+"""How a second process gets the findings of a compile without running the pass.
 
-On a hit in AOTAutograd's cache no pass runs. So the findings of a compile are stored beside the cache, under a key made of
-everything that the pass sees before the joint graph exists. A record holds a random token that is part of the pass's own
-cache key: a cached graph can be found only through the record that was written with it, and a missing record means a
-compile, never a graph about which nothing is known.
+On a hit in AOTAutograd's cache no pass runs. The findings of a compile are therefore stored next to the cache, under a key
+of everything that determines them and is known before the joint graph exists. A record holds a random token that is part of
+the pass's own cache key. So a cached graph can be found only through the record that was written with it, and a missing
+record causes a compile, never a graph without findings.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 def fingerprint(captured: Captured, lam: LamInput) -> tuple[Any, ...]:
-    """Everything on which the findings depend: sources, options, the graph, its inputs, names, and autograd's state."""
+    """Everything that determines the findings: source code, options, the graph, its inputs, names, and autograd's state."""
     stacks = [list(node.meta.get("nn_module_stack", {}).values())[-1:] for node in captured.gm.graph.nodes]
     return (
         source_hash(),
@@ -61,7 +61,12 @@ class RecordStore:
     """The record of one compile in Inductor's cache folder.
 
     Args:
-        key: everything that the findings depend on; hashed by its ``repr``.
+        key: everything that determines the findings; its ``repr`` is hashed.
+
+    Attributes:
+        path: the file.
+        token: part of the cache key of the pass; random where there is no record.
+        record: the findings; None where there is no record, or none that can be read.
     """
 
     def __init__(self, key: tuple[Any, ...]) -> None:
@@ -70,7 +75,7 @@ class RecordStore:
         self.token, self.record = self._load()
 
     def save(self, record: GraphRecord) -> None:
-        """Write the record; a cache that cannot be written costs a compile in the next process, never a wrong answer."""
+        """Write the record. If the folder cannot be written, the next process compiles again; no result becomes wrong."""
         content = json.dumps({"token": self.token, "record": record.to_json()})
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,7 +84,9 @@ class RecordStore:
                 file.write(content)
             Path(temporary).replace(self.path)
         except OSError as error:
-            log.warning("The findings of a compile could not be stored, the next process will compile again: %s", error)
+            log.warning(
+                "The findings of a compile could not be stored, so the next process will compile again: %s", error
+            )
 
     def _load(self) -> tuple[str, GraphRecord | None]:
         try:

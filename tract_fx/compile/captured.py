@@ -1,4 +1,4 @@
-"""A graph as Dynamo hands it to the backend, with what is known about it there and nowhere later."""
+"""A graph as Dynamo passes it to the backend, with the facts that are known only there."""
 
 from __future__ import annotations
 
@@ -26,7 +26,16 @@ __all__ = ["Captured"]
 
 @dataclasses.dataclass(frozen=True)
 class Captured:
-    """A graph that Dynamo captured, and what is known about it before AOTAutograd sees it."""
+    """A graph that Dynamo captured, and what is known about it before AOTAutograd traces it.
+
+    Attributes:
+        gm: the captured graph.
+        example_inputs: parameters, fake tensors and symbolic sizes, one for each input.
+        inputs: the name and the role of each input.
+        naming: translates Dynamo's names into those of the user's model.
+        settings: the options of this compile.
+        groups: process groups that share the covariance; empty for none.
+    """
 
     gm: torch.fx.GraphModule
     example_inputs: Sequence[Any]
@@ -43,7 +52,7 @@ class Captured:
 
     @property
     def has_rows_of_all(self) -> bool:
-        """Whether all processes share one model, spread over them, and so have the same rows."""
+        """Whether the model is distributed over all processes, so that each of them has the same rows."""
         spread = [item for item in self.example_inputs if compat.is_distributed_tensor(item)]
         return any(item.device_mesh.size() == process_count() for item in spread)
 
@@ -57,7 +66,7 @@ class Captured:
         before: Sequence[Callable[[Graph], None]] = (),
         watch: Callable[[Graph], AbstractContextManager[Any]] = nullcontext,
     ) -> TractPass:
-        """The pass for this graph; arguments as in :class:`~tract_fx.passes.tract_pass.TractPass`."""
+        """Create the pass for this graph; arguments as in :class:`~tract_fx.passes.tract_pass.TractPass`."""
         return TractPass(
             self.inputs,
             self.settings.layers,

@@ -19,7 +19,13 @@ JOINT_PASS = "joint_custom_pre_pass"
 
 
 class Compiled(NamedTuple):
-    """A compiled graph, its findings, and whether the pass ran: on a cache hit it did not."""
+    """A compiled graph.
+
+    Attributes:
+        call: runs it.
+        record: its findings.
+        traced: whether the pass ran; on a cache hit it does not.
+    """
 
     call: Callable[..., Any]
     record: GraphRecord
@@ -31,12 +37,16 @@ CompileGraph = Callable[[Captured, LamInput], Compiled]
 
 
 def compile_graph(captured: Captured, lam: LamInput) -> Compiled:
-    """Compile as the option ``inner`` says."""
+    """Compile a captured graph with the compiler that the option ``inner`` names.
+
+    Raises:
+        UnsupportedLayerError: when a layer cannot be rewritten and ``on_unsupported`` is ``"error"``.
+    """
     return _COMPILERS[captured.settings.inner](captured, lam)
 
 
 def _compile_eagerly(captured: Captured, lam: LamInput) -> Compiled:
-    """Run the joint graph as it is, after the pass."""
+    """Run the joint graph after the pass, without generating code."""
     findings = FindingsRecorder(captured.settings)
     tract_pass = captured.tract_pass(lam, findings, watch=showing)
     call = compat.aot_eager(captured.gm, captured.example_inputs, tract_pass)
@@ -44,7 +54,7 @@ def _compile_eagerly(captured: Captured, lam: LamInput) -> Compiled:
 
 
 def _compile_with_inductor(captured: Captured, lam: LamInput) -> Compiled:
-    """Compile with Inductor, its caches on; on a hit the record comes from the store."""
+    """Compile with Inductor and its caches; on a hit the record is read from the store."""
     patches = captured.settings.inductor_patches()
     store = RecordStore(fingerprint(captured, lam))
     findings = FindingsRecorder(captured.settings)

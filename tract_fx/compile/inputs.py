@@ -1,7 +1,7 @@
-"""What the inputs of a captured graph are. Only where the backend is called do they still differ from each other.
+"""The roles of the inputs of a captured graph, which are known only where Dynamo calls the backend.
 
-Parameters of modules say what they are. In functional code they are plain tensors like the data, and only their use
-shows it: nobody convolves with an image.
+Parameters of modules are marked as such. In functional code they are plain tensors like the data, and only their use
+distinguishes them: the weight argument of a convolution is a weight and no image.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tract_fx.passes.naming import Naming, root_variable
 
 __all__ = ["classify", "differentiated_inputs", "naming_of_function", "weight_inputs"]
 
-# Functions with an argument that can only be a weight; a product written ``x @ w`` may be of two inputs.
+# Functions with an argument that can only be a weight; both factors of a product ``x @ w`` may be data.
 _LAYERS = frozenset(
     (
         torch.nn.functional.linear,
@@ -35,7 +35,7 @@ _WEIGHT = 1  # position of that argument, in all of them
 
 _GRADIENTS = frozenset((torch.autograd.grad, FUNCTORCH_GRAD))
 
-# What stands between an input and the tensor that a transform of ``torch.func`` differentiates, or a layer multiplies.
+# Operations between an input and the tensor that a transform of ``torch.func`` differentiates, or that a layer multiplies.
 _SAME_VALUE = frozenset(
     (
         "_add_batch_dim",
@@ -53,12 +53,12 @@ _SAME_VALUE = frozenset(
 
 
 def classify(gm: GraphModule, example_inputs: Sequence[Any], naming: Naming) -> tuple[GraphInput, ...]:
-    """Name and role of every input of a graph that Dynamo captured, in its order.
+    """Name and role of every input of a graph that Dynamo captured, in the order of the inputs.
 
     Args:
         gm: the captured graph.
-        example_inputs: what Dynamo passes to a backend: parameters, fake tensors, symbolic sizes.
-        naming: how parameters are called.
+        example_inputs: what Dynamo passes to a backend: parameters, fake tensors and symbolic sizes.
+        naming: translates Dynamo's names into those of the user's model.
     """
     placeholders = gm.graph.find_nodes(op="placeholder")
     weights, differentiated = weight_inputs(gm), differentiated_inputs(gm)
@@ -66,7 +66,7 @@ def classify(gm: GraphModule, example_inputs: Sequence[Any], naming: Naming) -> 
     def role(placeholder: Node, example: Any) -> Role:
         found = _role(placeholder, example)
         trains = placeholder in differentiated or (isinstance(example, torch.Tensor) and example.requires_grad)
-        # In functional code parameters are plain tensors: what a layer has for a weight, and is trained, is one.
+        # In functional code parameters are plain tensors: the weight of a layer is one if it is differentiated.
         return Role.PARAMETER if found is Role.DATA and trains and placeholder in weights else found
 
     return tuple(
@@ -83,8 +83,8 @@ def classify(gm: GraphModule, example_inputs: Sequence[Any], naming: Naming) -> 
 def naming_of_function(gm: GraphModule) -> Naming:
     """Names in a graph captured from a plain function.
 
-    The variable that holds the one model it uses is left out, so that names are those of its ``state_dict``; if there are
-    several, they are needed to tell the models apart.
+    If the function uses one model, the variable that holds it is left out of the names, so that they are those of the
+    ``state_dict``; if it uses several, the variables are needed to distinguish them.
     """
     sources = [source_name(node) for node in gm.graph.find_nodes(op="placeholder") if is_static_input(node)]
     roots = {root_variable(source) for source in sources if source is not None and "." in source}
@@ -117,11 +117,11 @@ def weight_inputs(gm: GraphModule) -> frozenset[Node]:
 
 
 def differentiated_inputs(gm: GraphModule) -> frozenset[Node]:
-    """Placeholders with respect to which a gradient is taken inside the graph.
+    """Placeholders with respect to which a gradient is computed inside the graph.
 
     Dynamo captures ``torch.func.grad`` and its relatives, and with ``torch._dynamo.config.trace_autograd_ops`` also
-    ``torch.autograd.grad`` and ``backward()``, as a call like any other. AOTAutograd then sees forward and backward pass
-    as one piece of forward code.
+    ``torch.autograd.grad`` and ``backward()``, as ordinary calls. AOTAutograd then traces the forward and the backward pass
+    together as forward code.
     """
     variables = (
         variable
@@ -137,7 +137,7 @@ def _as_sequence(value: object) -> tuple[object, ...]:
 
 
 def _inputs(values: Iterator[object]) -> Iterator[Node]:
-    """The placeholders that are the given values, if any."""
+    """The placeholders behind the given values; values that are computed from them have none."""
     for value in values:
         node = value
         while isinstance(node, Node) and _operation(node) in _SAME_VALUE and node.args:

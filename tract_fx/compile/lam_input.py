@@ -1,8 +1,8 @@
 """How ``lam`` gets from the option to a node of the joint graph.
 
-A backend has one :class:`LamValue`. It puts a tensor with the value into every graph that Dynamo captures, as an input, so
-that a new value needs neither a new graph nor a new key in the caches. What the passes are given is a :class:`LamInput`,
-which finds that input in the joint graph.
+A backend has one :class:`LamValue`. It adds a tensor with the value as an input to every graph that Dynamo captures, so
+that a new value needs neither a new graph nor a new cache key. The passes get a :class:`LamInput`, which finds that input
+in the joint graph.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ class LamInput:
     """``lam`` in one graph.
 
     Attributes:
-        constant: the value, where it had to be compiled in; None where it is an input of the graph.
-        device: of the first layer's parameters.
+        constant: the value, where it had to be compiled into the graph; None where it is an input of the graph.
+        device: the device of the graph's trainable parameters, on which a constant is created.
     """
 
     constant: float | None = None
     device: torch.device = dataclasses.field(default_factory=lambda: torch.device("cpu"))
 
     def node_in(self, graph: Graph) -> Node:
-        """The node of a joint graph that holds ``lam``: a float64 tensor of no dimension.
+        """The node of a joint graph that holds ``lam``, a float64 scalar tensor; a constant is added to the graph.
 
         Raises:
             LookupError: when ``lam`` should be an input of the graph and is not.
@@ -61,10 +61,10 @@ class LamInput:
 
 
 class LamValue:
-    """The regularisation of one backend, and the tensors through which its graphs read it.
+    """The regularisation ``lam`` of one backend, and the float64 scalar tensors, one for each device, that its graphs read.
 
     Args:
-        value: finite and positive.
+        value: finite and positive; the caller has checked it.
     """
 
     def __init__(self, value: float) -> None:
@@ -85,15 +85,18 @@ class LamValue:
         self._value = check_lam(value)
         for tensor in self._tensors.values():
             # Through .data: a forward pass may have saved the tensor for its backward pass, which would otherwise
-            # complain that it was modified.
+            # raise because it was modified in place.
             tensor.data.fill_(self._value)
 
     def enter(self, gm: GraphModule, device: torch.device | None) -> LamInput:
-        """Make ``lam`` an input of a captured graph; its value is compiled in where that cannot be done.
+        """Make ``lam`` an input of a captured graph, or compile its value into the graph where that is impossible.
 
         Args:
             gm: the captured graph, which gets one more input.
-            device: of its trainable parameters; None where it has none, and ``lam`` is not needed.
+            device: the device of its trainable parameters; None where it has none, and ``lam`` is not needed.
+
+        Returns:
+            What finds ``lam`` in the joint graph of ``gm``.
         """
         if device is None or not torch.is_grad_enabled():
             return LamInput(self._value)
@@ -101,5 +104,7 @@ class LamValue:
             self._tensors[device] = compat.real_scalar(self._value, device)
         if compat.lift_as_input(gm, NAME, self._tensors[device]):
             return LamInput(device=device)
-        log.warning("lam=%s is compiled into a graph that Dynamo did not make; to change it, recompile", self._value)
+        log.warning(
+            "lam=%s is a constant of a graph that Dynamo did not capture; changing it needs a recompile", self._value
+        )
         return LamInput(self._value, device)

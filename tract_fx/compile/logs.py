@@ -1,8 +1,8 @@
 """What ``TORCH_LOGS`` prints and ``TORCH_TRACE`` records of a compile.
 
-``TORCH_LOGS="tract_fx"`` prints one line for each graph, ``TORCH_LOGS="+tract_fx"`` also the joint graph as code before and
-after the rewrite. A folder given by ``TORCH_TRACE`` gets the same as files, which ``tlparse`` puts beside those of PyTorch.
-Code is printed only where somebody listens: for a large graph that takes seconds.
+``TORCH_LOGS="tract_fx"`` prints one line for each graph, and ``TORCH_LOGS="+tract_fx"`` also the joint graph as code before
+and after the rewrite. ``TORCH_TRACE`` names a folder to which the same is written as files, which ``tlparse`` shows together
+with those of PyTorch. Code is generated only if one of them is set, because that takes seconds for a large graph.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ BEFORE, AFTER, FINDINGS = "tract_before_joint_graph", "tract_after_joint_graph",
 
 CACHED = (
     "none: the compiled graph came from the cache, and no joint graph was traced; "
-    "TORCHINDUCTOR_FORCE_DISABLE_CACHES=1 compiles anew"
+    "TORCHINDUCTOR_FORCE_DISABLE_CACHES=1 forces a recompile"
 )
-UNCHANGED = "none: the joint graph is left as it was"
+UNCHANGED = "none: the joint graph was not changed"
 
 
 @contextlib.contextmanager
 def showing(graph: Graph) -> Iterator[None]:
-    """Show a joint graph before and after what is done to it inside of the context."""
+    """Log a joint graph before and after the changes that are made to it inside the context."""
     _show(BEFORE, graph)
     yield
     _show(AFTER, graph)
 
 
 def log_findings(record: GraphRecord, *, traced: bool) -> None:
-    """Tell what was found in one graph, in the same words whether the pass ran or not.
+    """Log the findings of one graph, in the same words whether the pass ran or not.
 
     Args:
         record: the findings.

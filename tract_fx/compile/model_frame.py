@@ -1,4 +1,4 @@
-"""Where in the user's model the frame stands that Dynamo is compiling."""
+"""Which part of the user's model the frame that Dynamo is compiling belongs to."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ __all__ = ["ModelFrame", "current_frame"]
 
 @dataclasses.dataclass(frozen=True)
 class ModelFrame:
-    """How parameters and layers of the frame are called, and which names there are.
+    """The model of a frame, and the names in it.
 
     Attributes:
         naming: translates Dynamo's names into those of the user's model.
         names: qualified names of the modules and parameters of that model; None when no model is known, as for a function.
-        model: the model.
+        model: the model; None when none is known.
     """
 
     naming: Naming
@@ -34,7 +34,7 @@ class ModelFrame:
 
 
 def current_frame(gm: torch.fx.GraphModule) -> ModelFrame:
-    """The frame of the compilation under way, from which Dynamo captured ``gm``."""
+    """The frame from which Dynamo captured ``gm``; to be called while Dynamo calls the backend."""
     variables = compiled_frame_locals()
     model = next(_compiled_models(), None) or _owner_of_method(variables)
     if model is None:
@@ -48,7 +48,7 @@ def current_frame(gm: torch.fx.GraphModule) -> ModelFrame:
 
 
 def _compiled_models() -> Iterator[torch.nn.Module]:
-    """Models that are being called and were given to ``torch.compile`` or ``module.compile()``, innermost first."""
+    """Models on the call stack that were given to ``torch.compile`` or ``module.compile()``, innermost first."""
     frame: FrameType | None = sys._getframe()
     while frame is not None:
         owner = frame.f_locals.get("self")
@@ -58,9 +58,9 @@ def _compiled_models() -> Iterator[torch.nn.Module]:
 
 
 def _owner_of_method(variables: dict[str, Any]) -> torch.nn.Module | None:
-    """The model of which a method other than its call is compiled, as Lightning does with ``training_step``.
+    """The model one of whose other methods is compiled, as Lightning does with ``training_step``.
 
-    It was given to ``torch.compile`` as a whole, but what that returned is never called.
+    The model itself was given to ``torch.compile``, but the compiled module that this returned is never called.
     """
     owner = variables.get("self")
     return owner if is_registered(owner) else None

@@ -1,4 +1,4 @@
-"""Remedies of the passes in the words of the backend's options."""
+"""Advice for the user: each remedy of the passes, expressed in options of the backend."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _ADVICE = {
         'torch._dynamo.config.trace_autograd_ops; or train with plain gradients: on_unsupported="warn" or "ignore".'
     ),
     Remedy.STATIC_KERNEL: (
-        "Compute them from sizes that are the same in every step, or compile with dynamic=False, which makes one graph for "
+        "Compute it from sizes that are the same in every step, or compile with dynamic=False, which compiles one graph for "
         "each kernel size."
     ),
     Remedy.UNWRAP: (
         'Compile the model with another backend, such as "inductor", or remove TrAct from the layer; with '
-        'on_unsupported="warn" or "ignore" the gradient of the wrapper is left as it is.'
+        'on_unsupported="warn" or "ignore" the gradient of the wrapper remains unchanged.'
     ),
     Remedy.OWN_COVARIANCE: LEAVE_GROUP_OUT,
 }
 
 
 def advice(remedy: Remedy | None) -> str:
-    """A sentence for the user; empty where nothing can be done."""
+    """The advice for a remedy, in full sentences; an empty string where there is none."""
     return "" if remedy is None else _ADVICE[remedy]

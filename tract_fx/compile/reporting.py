@@ -1,4 +1,4 @@
-"""From what the pass has found to what the user is told."""
+"""From the findings of the pass to records, errors, warnings and log messages for the user."""
 
 from __future__ import annotations
 
@@ -18,7 +18,15 @@ __all__ = ["FindingsRecorder", "check_names", "report_findings"]
 
 
 class FindingsRecorder:
-    """Turns the findings of the pass into a record; raises where a layer cannot be rewritten and the user wants to know."""
+    """Turns the findings of the pass into a record, and raises where the user asked for an error.
+
+    Args:
+        settings: ``on_unsupported`` decides whether a layer that cannot be rewritten raises.
+
+    Attributes:
+        called: whether the pass ran; on a cache hit it does not.
+        record: the findings of the graph.
+    """
 
     def __init__(self, settings: TractOptions) -> None:
         self.settings = settings
@@ -26,7 +34,11 @@ class FindingsRecorder:
         self.record = GraphRecord()
 
     def __call__(self, findings: Findings) -> None:
-        """Take the findings of one graph, before it is changed."""
+        """Take the findings of one graph, before it is changed.
+
+        Raises:
+            UnsupportedLayerError: naming every layer that cannot be rewritten, if ``on_unsupported`` is ``"error"``.
+        """
         self.called = True
         self.record = GraphRecord(
             tuple(map(_describe_match, findings.matches)),
@@ -63,11 +75,11 @@ def _describe_rejection(rejection: Rejection) -> LayerRejection:
 
 
 def report_findings(record: GraphRecord, settings: TractOptions, *, traced: bool) -> None:
-    """Log and warn from the record, so that a cache hit says the same as the compile that filled the cache.
+    """Log and warn from the record, so that a cache hit reports the same as the compile that filled the cache.
 
     Args:
         record: the findings of a graph.
-        settings: whether the user wants to be warned.
+        settings: ``on_unsupported`` decides whether there are warnings.
         traced: whether the pass ran; False on a cache hit.
     """
     log_findings(record, traced=traced)
@@ -79,7 +91,16 @@ def report_findings(record: GraphRecord, settings: TractOptions, *, traced: bool
 
 
 def check_names(layers: str | Sequence[str], frame: ModelFrame, inputs: Sequence[GraphInput]) -> None:
-    """Refuse names that the model does not have; where no model is known, warn about names this graph does not have."""
+    """Check that the model has the names in ``layers``; where no model is known, warn about those the graph does not have.
+
+    Args:
+        layers: the option.
+        frame: the model that is being compiled, if it is known.
+        inputs: the inputs of the captured graph.
+
+    Raises:
+        UnknownLayerError: naming a name that the model does not have, and names that are similar.
+    """
     if layers == "first":
         return
     used = {item.name for item in inputs}

@@ -1,10 +1,10 @@
-"""Detects models that were given to ``torch.compile`` and train outside of any compiled graph.
+"""Detects models that were given to ``torch.compile`` and train outside every compiled graph.
 
-Dynamo may skip the frame that holds the first layer, and then no backend is called and nothing of this package runs: a bare
-``nn.Sequential`` in ``DistributedDataParallel``, an ``nn.LSTM``, a convolution that FSDP2 shards on its own, a function
-under ``torch.compiler.disable``. What runs all the same is the optimiser. Before its first step the parameters that have
-a gradient are compared with those that came into a compiled graph; right after it where a closure, as Lightning gives,
-computes the gradients inside of the step.
+Dynamo may skip the frame that holds the first layer, and then no backend is called and no code of this package runs.
+Examples are a bare ``nn.Sequential`` in ``DistributedDataParallel``, an ``nn.LSTM``, a convolution that FSDP2 shards on its
+own, and a function under ``torch.compiler.disable``. The optimiser still runs. Before its first step, the parameters that
+have a gradient are compared with the inputs of compiled graphs; where a closure computes the gradients inside the step, as
+in Lightning, they are compared right after it.
 """
 
 from __future__ import annotations
@@ -32,31 +32,31 @@ NAMES_SHOWN = 4
 
 
 def expect(model: torch.nn.Module, owner: object, *, suppress_warnings: bool = False) -> None:
-    """``model`` was given to ``torch.compile``.
+    """Register a model that was given to ``torch.compile``.
 
     Args:
-        model: it is held weakly.
-        owner: the backend, held weakly; models of one owner share what is compiled.
-        suppress_warnings: the user does not want to be warned.
+        model: the model, held weakly.
+        owner: the backend, held weakly; models of one owner share compiled code.
+        suppress_warnings: whether the user asked for no warnings.
     """
     _install()
     process_state.models[model] = CompileStatus(weakref.ref(owner), suppress_warnings)
 
 
 def is_registered(value: object) -> bool:
-    """Whether ``value`` is a model that was given to ``torch.compile`` with this backend."""
+    """Whether ``value`` is a model that was given to ``torch.compile`` with a backend of this package."""
     return isinstance(value, torch.nn.Module) and value in process_state.models
 
 
 def saw_graph(
     model: torch.nn.Module | None, owner: object, parameters: Iterable[str], *, matched: bool, suppress_warnings: bool
 ) -> None:
-    """A graph of ``model`` with gradients was compiled.
+    """Record that a graph of ``model`` was compiled with gradients enabled.
 
     Args:
-        model: None when the graph is not one of a module.
+        model: the model; None when the graph does not belong to a module.
         owner: as in :func:`expect`.
-        parameters: names of those that are inputs of the graph.
+        parameters: names of the parameters that are inputs of the graph.
         matched: whether a layer of the graph is rewritten.
         suppress_warnings: as in :func:`expect`.
     """
@@ -72,7 +72,7 @@ def saw_graph(
 
 
 def _structure(model: torch.nn.Module) -> Structure:
-    """What decides whether one model can run the code compiled for another one."""
+    """Names and classes of the modules: models that agree in them may run the same compiled code."""
     return tuple((name, type(module)) for name, module in model.named_modules())
 
 
@@ -108,14 +108,14 @@ def _check(model: torch.nn.Module, seen: CompileStatus, trained: list[tuple[str,
     more = len(outside) - NAMES_SHOWN
     shown = ", ".join(outside[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
     if matched or seen.suppress_warnings:
-        log.info("parameters that train outside of the compiled graphs of %s: %s", type(model).__name__, shown)
+        log.info("parameters that train outside the compiled graphs of %s: %s", type(model).__name__, shown)
         return
-    none = "No graph" if not names else "No graph with a first layer"
+    none = "no graph" if not names else "no graph with a first layer"
     warnings.warn(
-        f"TrAct is not applied: {none} of {type(model).__name__} was compiled, and {shown} trained outside of any. "
-        "Dynamo has skipped the code that holds the first layer (torch.nn's own frames, torch.compiler.disable, "
-        'suppressed errors); TORCH_LOGS="graph_breaks" tells why. Compile the module inside of wrappers, or call the '
-        "layer from a forward() of your own.",
+        f"TrAct is not applied: {none} of {type(model).__name__} was compiled, and {shown} trained outside the compiled "
+        "graphs. Dynamo skipped the code that holds the first layer (torch.nn's own frames, torch.compiler.disable, "
+        'suppressed errors); TORCH_LOGS="graph_breaks" shows the reason. Compile the module inside its wrappers, or call '
+        "the layer from a forward() of your own.",
         TractWarning,
         stacklevel=4,
     )

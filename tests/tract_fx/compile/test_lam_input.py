@@ -22,7 +22,7 @@ def test_a_graph_that_dynamo_did_not_make_gets_the_value(caplog: pytest.LogCaptu
     with caplog.at_level("WARNING", logger="tract_fx"):
         found = LamValue(0.3).enter(torch.fx.symbolic_trace(nn.Linear(2, 2)), CPU)
     assert found == LamInput(0.3, CPU)
-    assert "lam=0.3 is compiled into a graph" in caplog.text
+    assert "lam=0.3 is a constant of a graph that Dynamo did not capture" in caplog.text
 
 
 def test_a_compiled_in_value_is_a_node_that_computes_it() -> None:

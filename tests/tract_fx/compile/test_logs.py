@@ -214,7 +214,7 @@ def test_one_line_says_what_was_not_rewritten(caplog: pytest.LogCaptureFixture) 
         train(tract_backend(inner="aot_eager", on_unsupported="ignore"), embedding, tokens)
     of_first, of_second, of_embedding = caplog.messages
     assert of_first.startswith("first.weight: addmm rewritten")
-    assert of_second == "nothing to rewrite: no layer of this graph is fed by data alone"
+    assert of_second == "nothing to rewrite: no layer of this graph has an input that depends on data alone"
     assert of_embedding.startswith("not rewritten: 0 (embedding): there is no first layer")
 
 
