@@ -136,8 +136,8 @@ def gram() -> str:
                 f"{extra['unfold_float32'] / extra['gram']:.1f}",
             )
         )
-    heads = ("layer", "batch", "rows x features", "operator", "unfold float32 / it", "unfold float64 / it")
-    return table((*heads, "extra memory", "unfold float32 / it"), rows)
+    heads = ("layer", "batch", "rows x features", "operator", "float32 unfold, time", "float64 unfold, time")
+    return table((*heads, "extra memory", "float32 unfold, memory"), rows)
 
 
 def first_step() -> str:
