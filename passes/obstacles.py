@@ -148,7 +148,7 @@ def differentiated_by_hand(
         if node in seen:
             continue
         seen.add(node)
-        if target_of(node) == "tract_fx.patch_gram":
+        if target_of(node) in ("tract_fx.patch_gram", "tract_fx.gram_and_gradient"):
             return Obstacle(WRAPPED, Remedy.UNWRAP)
         if is_backward(node) or _is_untagged(node):
             pending.extend(node.all_input_nodes)
