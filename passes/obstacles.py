@@ -24,6 +24,9 @@ __all__ = [
     "other_products",
 ]
 
+# Operators with which the closed form begins.
+_CLOSED_FORMS = ("tract_fx.patch_gram", "tract_fx.gram_and_gradient", "tract_fx.dual_gradient")
+
 BY_HAND = "a hand-written backward pass (torch.autograd.Function) computes the gradient of its weight"
 WRAPPED = "it is wrapped in tract_fx.TrAct already, which computes this gradient with a lam of its own"
 # Operators that multiply rows with a weight, but not as a real matrix product of two tensors of the graph.
@@ -148,7 +151,7 @@ def differentiated_by_hand(
         if node in seen:
             continue
         seen.add(node)
-        if target_of(node) == "tract_fx.patch_gram":
+        if target_of(node) in _CLOSED_FORMS:
             return Obstacle(WRAPPED, Remedy.UNWRAP)
         if is_backward(node) or _is_untagged(node):
             pending.extend(node.all_input_nodes)

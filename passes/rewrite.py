@@ -6,12 +6,10 @@ Before, a convolution under autocast::
     getitem_1: bf16[64, 3, 7, 7] = convolution_backward[1]
     convert:   f32[64, 3, 7, 7] = prims.convert_element_type(getitem_1, float32)      -> gradient of the parameter
 
-After::
+After, the plain weight gradient being gone::
 
-    convolution_backward = aten.convolution_backward(dz, x, weight, ...)
-    getitem_1: bf16[64, 3, 7, 7] = convolution_backward[1]
-    patch_gram: f64[1, 147, 147] = tract_fx.patch_gram(x, [7, 7], [2, 2], [3, 3], [1, 1], 1)
-    ... / rows + lam I -> linalg_cholesky_ex -> cholesky_solve(getitem_1 as f64[1, 147, 64]) -> where(info == 0) ...
+    sums: f64[1, 147, 147], f64[1, 64, 147] = tract_fx.gram_and_gradient(x, dz, [7, 7], [2, 2], [3, 3], [1, 1], 1)
+    ... sums[0] / rows + lam I -> linalg_cholesky_ex -> cholesky_solve(sums[1] transposed) -> where(info == 0) ...
     convert_1: f32[64, 3, 7, 7] = prims.convert_element_type(...)                     -> gradient of the parameter
 
 Where processes share the covariance, the backward pass begins with its part that depends on data alone::
@@ -20,14 +18,17 @@ Where processes share the covariance, the backward pass begins with its part tha
     patch_gram: f64[1, 147, 147] = tract_fx.patch_gram(x, [7, 7], [2, 2], [3, 3], [1, 1], 1)
     all_reduce: f64[21614] = _c10d_functional.all_reduce(cat([patch_gram as f64[21609], agree[:5]]), "sum", group)
 
-and behind ``getitem_1`` there is ``tract_fx.await_sums(all_reduce, getitem_1, ...)``, with everything in between to hide it:
-what used ``tangents_1`` now uses ``tract_fx.hold(tangents_1, all_reduce)``.
+and where ``dz`` has been computed, ``tract_fx.weight_gradient(x, dz, ...)`` and ``tract_fx.await_sums(all_reduce, ...)``, so
+that everything in between hides the communication: what used ``tangents_1`` now uses
+``tract_fx.hold(tangents_1, all_reduce)``.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -38,6 +39,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from tract_fx.compat import detect_fake_mode, preserving_no_metadata
 from tract_fx.distributed.agreement import Group
 from tract_fx.distributed.covariance import Sharing, order_after, shared_gradient, start_covariance
+from tract_fx.ops.gradient import exact_gradient
 from tract_fx.ops.operands import Operands, convolution_operands, laid_out_as
 from tract_fx.ops.patches import LINEAR, PatchGeometry
 from tract_fx.passes.batch import Folding
@@ -79,6 +81,7 @@ def apply(match: Match, lam: Node, decompositions: Decompositions | None = None)
         decompositions: those that the rest of the graph was traced with.
     """
     replace_gradient(match, _formula(match), [match.call.input, match.gradient.output_gradient, lam], decompositions)
+    _drop_plain_gradient(match)
     match.call.output.meta[REWRITTEN] = True
 
 
@@ -132,7 +135,7 @@ def apply_shared(
         input: Tensor, gradient: Tensor, output_gradient: Tensor, started: Tensor, exponent: Tensor, lam: Tensor
     ) -> Tensor:
         operands = operands_of(match, input, gradient, output_gradient)
-        new = shared_gradient(started, exponent, operands.gradient, lam.to(input.device), sharing)
+        new = shared_gradient(started, exponent, operands.exact_gradient(), lam.to(input.device), sharing)
         return _in_place_of(gradient, operands.restore(new))
 
     output_gradient = match.gradient.output_gradient
@@ -144,8 +147,41 @@ def apply_shared(
     arguments = [input, gradient, output_gradient, *started, lam]
     (result,) = _inline(_trace(finish, arguments, decompositions), arguments, after=gradient, like=gradient)
     _replace(gradient, result, users)
+    _drop_plain_gradient(match)
     match.call.output.meta[REWRITTEN] = True
     return tangent
+
+
+def _drop_plain_gradient(match: Match) -> None:
+    """Leave nothing that computes the plain weight gradient of a convolution, unless somebody else uses it.
+
+    A product without users is dropped by whatever compiles the graph. ``convolution_backward`` has other results, and an
+    implementation may compute the weight gradient with that of the bias, which is therefore summed on its own.
+    """
+    gradient = match.gradient.node
+    if match.call.kind is not Kind.CONVOLUTION or gradient.users:
+        return
+    backward, graph = gradient.args[0], gradient.graph
+    for result in [user for user in backward.users if user.target is operator.getitem]:
+        if result.args[1] == 2 and result.users:
+            result.replace_all_uses_with(_bias_gradient(match.gradient.output_gradient, result))
+        if not result.users:
+            graph.erase_node(result)
+    if not backward.users:
+        graph.erase_node(backward)
+        return
+    of_input, *_ = backward.args[10]
+    backward.args = (*backward.args[:10], [of_input, False, False])
+    old = backward.meta["val"]
+    backward.meta["val"] = (old[0], None, None)
+
+
+def _bias_gradient(output_gradient: Node, old: Node) -> Node:
+    dims = [0, *range(2, output_gradient.meta["val"].dim())]
+    with old.graph.inserting_after(old):
+        new = old.graph.call_function(aten.sum.dim_IntList, (output_gradient, dims))
+    new.meta = dict(old.meta)
+    return new
 
 
 def _order_after(tangent: Node, started: Node, like: Node) -> Node:
@@ -233,6 +269,7 @@ def _product_layout(match: Match, input: Tensor, gradient: Tensor, output_gradie
     as_before = weights.shape
     if folding is not None:
         weights = folding.fold(weights)
+    by_entry = None if folding is None else partial(_gradients_by_entry, left, input, outputs, folding)
     geometry = dataclasses.replace(LINEAR, groups=rows.shape[0])
 
     def restore(new: Tensor) -> Tensor:
@@ -246,9 +283,18 @@ def _product_layout(match: Match, input: Tensor, gradient: Tensor, output_gradie
         gradient=weights,
         outputs=as_before[1],
         output_gradient=outputs,
+        output_channels=outputs.transpose(0, 1).flatten(1),
         rows=rows.shape[1],
         restore=restore,
+        by_entry=by_entry,
     )
+
+
+def _gradients_by_entry(left: bool, input: Tensor, outputs: Tensor, folding: Folding) -> Tensor:
+    """Plain gradients ``(groups, shared * m, n)`` of a batch of which some entries share a weight."""
+    rows = _matrix(input, left, vector_is_row=True)
+    channels = [tensor.transpose(0, 1).flatten(1) for tensor in (rows, outputs)]
+    return folding.fold(exact_gradient(*channels, dataclasses.replace(LINEAR, groups=rows.shape[0])))
 
 
 def _matrix(tensor: Tensor, transpose: bool, *, vector_is_row: bool) -> Tensor:

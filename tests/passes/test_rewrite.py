@@ -157,10 +157,11 @@ def test_new_nodes_are_complete_and_backward(inductor: bool) -> None:
         assert node.meta["seq_nr"] is not None
 
 
-def test_the_covariance_is_one_node_and_nothing_raises_on_the_device() -> None:
+def test_both_sums_are_one_node_and_nothing_raises_on_the_device() -> None:
     _, graph = rewritten(stem(), torch.randn(4, 3, 9, 8))
     targets = [node.target for node in graph.nodes]
-    assert targets.count(torch.ops.tract_fx.patch_gram.default) == 1
+    assert targets.count(torch.ops.tract_fx.gram_and_gradient.default) == 1
+    assert torch.ops.tract_fx.patch_gram.default not in targets
     assert targets.count(torch.ops.aten.linalg_cholesky_ex.default) == 1
     assert targets.count(torch.ops.aten.cholesky_solve.default) == 1
     assert not any("_local_scalar" in str(target) or "_linalg_check" in str(target) for target in targets)
@@ -174,9 +175,26 @@ def test_only_the_gradient_of_the_first_weight_has_other_inputs() -> None:
     apply(match, lam_node(joint.graph, LAM))
     after = list(joint.graph.output_node().args[0])
     changed = [index for index, (old, new) in enumerate(zip(outputs, after, strict=True)) if old is not new]
-    assert len(changed) == 1
-    descriptor = joint.graph.output_node().meta["desc"][changed[0]]
-    assert joint.inputs[descriptor.grad_of.idx].name == "0.weight"
+    descriptors = [joint.graph.output_node().meta["desc"][index] for index in changed]
+    assert [joint.inputs[item.grad_of.idx].name for item in descriptors] == ["0.weight", "0.bias"]
+    bias = after[changed[1]]
+    assert (bias.target, bias.args) == (torch.ops.aten.sum.dim_IntList, (match.gradient.output_gradient, [0, 2, 3]))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("needs_input_gradient", [True, False])
+def test_the_plain_weight_gradient_of_a_convolution_is_not_computed(bias: bool, needs_input_gradient: bool) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, bias=bias), nn.Tanh())
+    _, graph = rewritten(model, torch.randn(4, 3, 9, 8, requires_grad=needs_input_gradient))
+    backwards = graph.find_nodes(op="call_function", target=torch.ops.aten.convolution_backward.default)
+    assert [node.args[10] for node in backwards] == [[True, False, False]] * needs_input_gradient
+
+
+def test_the_plain_weight_gradient_of_a_product_has_no_users() -> None:
+    joint = joint_graph(nn.Sequential(nn.Linear(8, 4), nn.Tanh()), torch.randn(20, 8))
+    (match,) = find(joint).matches
+    apply(match, lam_node(joint.graph, LAM))
+    assert not match.gradient.node.users
 
 
 @pytest.mark.parametrize("inductor", [True, False], ids=["inductor", "aot_eager"])
@@ -220,7 +238,8 @@ def test_one_graph_holds_symbolic_rows() -> None:
         node
         for node in joint.graph.nodes
         if node.target is torch.ops.aten.div.Tensor
-        and torch.ops.tract_fx.patch_gram.default in [operand.target for operand in node.all_input_nodes]
+        and torch.ops.tract_fx.gram_and_gradient.default
+        in [source.target for operand in node.all_input_nodes for source in operand.all_input_nodes]
     )
     assert len(division.all_input_nodes) == 2
 

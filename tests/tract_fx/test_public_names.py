@@ -18,7 +18,16 @@ PUBLIC = (
     "LayerRejection OptionError Probe ProbeError TrAct TrActLayer TractBackend TractError TractOptions TractWarning "
     "UnknownLayerError UnsupportedLayerError apply_tract explain probe tract_backend"
 )
-OPERATORS = ("patch_gram", "dual_gradient", "agree", "hold", "await_sums", "observe")
+OPERATORS = (
+    "patch_gram",
+    "gram_and_gradient",
+    "weight_gradient",
+    "dual_gradient",
+    "agree",
+    "hold",
+    "await_sums",
+    "observe",
+)
 
 
 @pytest.mark.parametrize("name", PUBLIC.split())

@@ -70,11 +70,12 @@ class FirstLayer(torch.autograd.Function):
         with torch.autocast(input.device.type, enabled=False):
             rows = output_gradient.shape[0] * math.prod(output_gradient.shape[2:])
             dual = ctx.needs_input_grad[1] and ctx.sharing is None and rows < math.prod(weight.shape[1:])
-            wanted = [ctx.needs_input_grad[0], ctx.needs_input_grad[1] and not dual, ctx.needs_input_grad[2]]
-            of_input, plain, of_bias = _plain_gradients(input, weight, output_gradient, geometry, wanted)
+            of_input, of_bias = _plain_gradients(
+                input, weight, output_gradient, geometry, ctx.needs_input_grad[0], ctx.needs_input_grad[2]
+            )
             new = None
             if ctx.needs_input_grad[1]:
-                operands = convolution_operands(input, plain, output_gradient, weight.shape, geometry)
+                operands = convolution_operands(input, None, output_gradient, weight.shape, geometry)
                 solved = _solve(operands, lam.to(input.device), dual, ctx.sharing)
                 new = laid_out_as(operands.restore(solved), weight).to(weight.dtype)
         return of_input, new, of_bias, None, None, None, None, None, None
@@ -86,31 +87,23 @@ def _solve(operands: Operands, lam: Tensor, dual: bool, sharing: Sharing | None)
     started, exponent = start_covariance(
         operands.input, operands.rows, lam, operands.output_gradient, operands.geometry, sharing
     )
-    return shared_gradient(started, exponent, operands.gradient, lam, sharing)
+    return shared_gradient(started, exponent, operands.exact_gradient(), lam, sharing)
 
 
 def _plain_gradients(
-    input: Tensor, weight: Tensor, output_gradient: Tensor, geometry: PatchGeometry, wanted: list[bool]
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of input, weight and bias as autograd computes them, by the same operators."""
+    input: Tensor, weight: Tensor, output_gradient: Tensor, geometry: PatchGeometry, of_input: bool, of_bias: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients of input and bias as autograd computes them, by the same operators but for a convolution's bias.
+
+    The operator that computes that may compute the gradient of the weight as well, asked for it or not.
+    """
+    bias = output_gradient.sum([0, *range(2, output_gradient.dim())]) if of_bias else None
+    if not of_input:
+        return None, bias
     weight = weight.to(input.dtype)
-    if geometry.kernel_size:
-        return torch.ops.aten.convolution_backward(
-            output_gradient,
-            input,
-            weight,
-            [weight.shape[0]],
-            geometry.stride,
-            geometry.padding,
-            geometry.dilation,
-            False,
-            [0] * len(geometry.stride),
-            geometry.groups,
-            wanted,
-        )
-    of_input, of_weight, of_bias = wanted
-    return (
-        output_gradient.mm(weight) if of_input else None,
-        output_gradient.t().mm(input) if of_weight else None,
-        output_gradient.sum(0) if of_bias else None,
-    )
+    if not geometry.kernel_size:
+        return output_gradient.mm(weight), bias
+    spatial = geometry.stride, geometry.padding, geometry.dilation
+    others = False, [0] * len(geometry.stride), geometry.groups, [True, False, False]
+    arguments = output_gradient, input, weight, None, *spatial, *others
+    return torch.ops.aten.convolution_backward(*arguments)[0], bias

@@ -10,8 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from tract_fx.ops.dual import dual_gradient
+from tract_fx.ops.gradient import exact_gradient, sums_of
 from tract_fx.ops.patches import PatchGeometry
-from tract_fx.ops.solve import primal_gradient
+from tract_fx.ops.solve import primal_gradient, scale_down, solve_primal
 
 __all__ = ["Operands", "convolution_operands", "laid_out_as"]
 
@@ -20,9 +21,12 @@ __all__ = ["Operands", "convolution_operands", "laid_out_as"]
 class Operands:
     """Arguments of the closed form in the layout of ``tract_fx.ops``, and the way back to the gradient's own.
 
-    ``gradient`` is ``(groups, outputs, n)``; the dual form has no need of it, and where nothing else has, it is None.
-    Where entries of a batch share one weight it is ``(groups, shared * outputs, n)``, and what the weight gets is the sum
-    over ``shared``; the parts stand one below the other.
+    ``gradient`` is the plain gradient of the layer, ``(groups, outputs, n)``, for those who want to see it; the closed forms
+    compute their own. ``output_gradient`` is ``(groups, rows, outputs)``, and ``output_channels`` the same with rows and
+    groups as ``input`` has them.
+
+    Where entries of a batch share one weight, gradients are ``(groups, shared * outputs, n)``, the parts standing one below
+    the other, and what the weight gets is the sum over ``shared``. ``by_entry`` computes that plain gradient then.
     """
 
     input: Tensor
@@ -30,12 +34,22 @@ class Operands:
     gradient: Tensor | None
     outputs: int
     output_gradient: Tensor
+    output_channels: Tensor
     rows: Any
     restore: Callable[[Tensor], Tensor]
+    by_entry: Callable[[], Tensor] | None = None
+
+    def exact_gradient(self) -> Tensor:
+        """``G`` in float64, from the operands that the layer saw."""
+        return self.by_entry() if self.by_entry else exact_gradient(self.input, self.output_channels, self.geometry)
 
     def primal(self, lam: Tensor | float) -> Tensor:
-        """The gradient that TrAct puts in the place of ``gradient``, in its layout, from ``n x n`` systems."""
-        return primal_gradient(self.input, self.gradient, self.rows, lam, self.geometry)
+        """The gradient that TrAct puts in the place of the plain one, in its layout, from ``n x n`` systems."""
+        if self.by_entry is not None:
+            return primal_gradient(self.input, self.exact_gradient(), self.rows, lam, self.geometry)
+        input, scale = scale_down(self.input)
+        gram, gradient = sums_of(input, self.output_channels, self.geometry)
+        return solve_primal(gram / self.rows, gradient * scale, lam, scale)
 
     def dual(self, lam: Tensor | float) -> Tensor:
         """The same from systems of the size of the rows."""
@@ -49,7 +63,7 @@ def convolution_operands(
 
     Args:
         input: ``(batch, channels, *spatial)``.
-        gradient: the plain gradient of the weight, or None.
+        gradient: the plain gradient of the weight, or None where nobody looks at it.
         output_gradient: ``(batch, m, *output)``.
         shape: of the weight.
         geometry: the layer's.
@@ -64,6 +78,7 @@ def convolution_operands(
         geometry=geometry,
         gradient=None if gradient is None else gradient.reshape(groups, outputs, features),
         outputs=outputs,
+        output_channels=output_gradient,
         output_gradient=by_group.permute(1, 0, 3, 2).flatten(1, 2),
         rows=output_gradient.shape[0] * math.prod(output_gradient.shape[2:]),  # torch.Size.numel() would fix sizes
         restore=lambda new: new.reshape(shape),

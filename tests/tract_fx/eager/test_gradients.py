@@ -38,6 +38,12 @@ LAYERS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
 }
 
 
+def assert_same(found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
+    """Output and gradient of the input to the last bit; that of the bias, which is summed on its own, to rounding."""
+    assert all(map(torch.equal, found[:2], expected[:2]))
+    assert all(error(bias, plain) <= 1e-6 for bias, plain in zip(found[2:], expected[2:], strict=False))
+
+
 def run(layer: nn.Module, x: Tensor) -> tuple[Tensor, ...]:
     """Output, and gradients of input, bias and weight, of one step that a non-linearity ends."""
     layer.zero_grad()
@@ -60,7 +66,7 @@ def test_only_the_gradient_of_the_weight_changes(name: str, lam: float) -> None:
     plain, x = copy.deepcopy(layer), torch.randn(shape)
     *others, weight = run(TrAct(layer, lam), x)
     *as_before, before = run(plain, x)
-    assert all(map(torch.equal, others, as_before))
+    assert_same(others, as_before)
     assert error(weight, expected(plain, x, lam)) <= 1e-5
     assert error(weight, before) > 1e-2
 
@@ -88,7 +94,7 @@ def test_layouts_of_memory(layout: torch.memory_format) -> None:
     for x in (whole[:, :3, :, :9].contiguous(memory_format=layout), whole[:, ::2, :, ::2]):
         plain = copy.deepcopy(layer)
         *others, weight = run(TrAct(layer), x)
-        assert all(map(torch.equal, others, run(plain, x)))
+        assert_same(others, run(plain, x))
         assert error(weight, expected(plain, x)) <= 1e-5
         assert layer.weight.grad.stride() == layer.weight.stride()
 

@@ -6,7 +6,7 @@ and those of the closed form. Everything element by element is left out, as it i
 - A convolution's backward pass is counted by group. torch's formula multiplies every input channel with every output
   channel for the gradient of the weight, ``groups`` times too much.
 - The number is that of the joint graph: what the partitioner computes a second time to save memory is not in it.
-- ``patch_gram``, the factorisation and the solution have formulas here.
+- ``patch_gram``, ``gram_and_gradient``, ``weight_gradient``, the factorisation and the solution have formulas here.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
 import tract_fx.ops.dual
-import tract_fx.ops.gram  # noqa: F401  (both register operators)
+import tract_fx.ops.gradient
+import tract_fx.ops.gram  # noqa: F401  (all register operators)
 from tract_fx.inspect.cost.symbols import expression, hints_of, substitute
 
 __all__ = ["cholesky_flops", "gram_flops", "step_flops", "triangular_flops"]
@@ -121,12 +122,26 @@ def _convolution_backward(arguments: Any, keywords: Any, out: Any) -> Expr:
     return one * sum(map(bool, mask[:2]))
 
 
-def _patch_gram(arguments: Any, keywords: Any, out: Any) -> Expr:
-    input, kernel_size, stride, padding, dilation, _ = arguments
+def _rows(input: Shape, kernel_size: Shape, stride: Shape, padding: Shape, dilation: Shape) -> Expr:
     rows = [input[0]]
     for size, kernel, step, width, reach in zip(input[2:], kernel_size, stride, padding, dilation, strict=True):
         rows.append((size + 2 * width - reach * (kernel - 1) - 1) // step + 1)
-    return gram_flops(sympy.Mul(*rows), out[1], out[0])
+    return sympy.Mul(*rows)
+
+
+def _patch_gram(arguments: Any, keywords: Any, out: Any) -> Expr:
+    input, *geometry, _ = arguments
+    return gram_flops(_rows(input, *geometry), out[1], out[0])
+
+
+def _weight_gradient(arguments: Any, keywords: Any, out: Any) -> Expr:
+    input, _, *geometry, _ = arguments
+    return 2 * _rows(input, *geometry) * sympy.Mul(*out)
+
+
+def _gram_and_gradient(arguments: Any, keywords: Any, out: Any) -> Expr:
+    input, _, *geometry = arguments
+    return _patch_gram((input, *geometry), keywords, out[0]) + _weight_gradient(arguments, keywords, out[1])
 
 
 def _cholesky(arguments: Any, keywords: Any, out: Any) -> Expr:
@@ -152,5 +167,7 @@ _OWN: dict[Any, Callable[[Any, Any, Any], Expr]] = {
     aten.cholesky_solve: _cholesky_solve,
     torch.ops.tract_fx.patch_gram: _patch_gram,
     torch.ops.tract_fx.dual_gradient: _dual_gradient,
+    torch.ops.tract_fx.gram_and_gradient: _gram_and_gradient,
+    torch.ops.tract_fx.weight_gradient: _weight_gradient,
 }
 _REGISTERED: dict[Any, Any] = FlopCounterMode(display=False).flop_registry

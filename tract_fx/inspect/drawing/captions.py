@@ -15,6 +15,7 @@ __all__ = ["CAPTIONS", "counted", "meaning_of", "title_of", "value_of"]
 CAPTIONS = {
     ("gram", "primal"): "XᵀX of all patches",
     ("gram", "dual"): "XXᵀ of all rows",
+    ("gradient", "primal"): "G = dZᵀX, float64",
     ("factor", "primal"): "C + λI = LLᵀ",
     ("factor", "dual"): "XXᵀ / r + λI = LLᵀ",
     ("solve", "primal"): "(C + λI)⁻¹ Gᵀ",

@@ -29,6 +29,8 @@ Kind = Literal["node", "chain", "input", "result", "rest"]
 # Operators with a box of their own among added nodes, by what they are called here.
 _LANDMARKS = {
     "tract_fx.patch_gram": "gram",
+    "tract_fx.gram_and_gradient": "gram",
+    "tract_fx.weight_gradient": "gradient",
     "linalg_cholesky_ex": "factor",
     "cholesky_solve": "solve",
     "where": "choose",
@@ -95,7 +97,7 @@ class _Drawing:
         self.graph, self.weight, self.form, self.known, self.after = graph, weight, form, known, after
         self.nodes = {node.name: node for node in graph.nodes}
         self.input, self.operand, self.call = (self.nodes[name] for name in (layer.input, layer.weight, layer.output))
-        self.gradient, self.tangent = self.nodes[layer.gradient], self.nodes[layer.output_gradient]
+        self.gradient, self.tangent = self.nodes.get(layer.gradient), self.nodes[layer.output_gradient]
         self.output = graph.output_node()
         self.group_of: dict[Node, Key] = {}
 
@@ -104,7 +106,8 @@ class _Drawing:
         self._operand(self.operand, "weight")
         self._between((self.input, self.operand), self.call, ("call",))
         self._assign([self.tangent], ("tangent",))
-        self._between((self.tangent, self.input), self.gradient, ("backward",))
+        if self.gradient is not None:
+            self._between((self.tangent, self.input), self.gradient, ("backward",))
         if self.after:
             self._added()
         self._tail()
@@ -159,21 +162,14 @@ class _Drawing:
         self._constants_to_users(order)
 
     def _rewrite(self) -> set[Node]:
-        """The added nodes of this layer, which hang together.
-
-        They start from its plain gradient, or in the dual form from its input and the gradient of its output.
-        """
+        """The added nodes of this layer, which hang together and start from its input and the gradient of its output."""
         new = {node for node in self.graph.nodes if node.name not in self.known}
-        dual: set[Node] = set()
         while new:
             part = connected(next(iter(new)), new)
             new -= part
-            sources = {item for node in part for item in node.all_input_nodes}
-            if self.gradient in sources:
+            if {self.input, self.tangent} <= {item for node in part for item in node.all_input_nodes}:
                 return part
-            if {self.input, self.tangent} <= sources:
-                dual = part
-        return dual
+        return set()
 
     def _constants_to_users(self, order: list[Node]) -> None:
         """What is made of nothing that is drawn (an identity matrix, ``lam``, a size) belongs to what it is used for."""
@@ -189,7 +185,7 @@ class _Drawing:
 
     def _tail(self) -> None:
         """From the weight gradient to that of the parameter."""
-        starts = [self.gradient, *(node for node in self.group_of if self._status(node) == "added")]
+        starts = [node for node in self.group_of if node is self.gradient or self._status(node) == "added"]
         leads = ancestors(self.output.all_input_nodes, lambda item: True)
         for node in reached(starts, [item for item in self.graph.nodes if item is not self.output]):
             if node in leads and node not in self.group_of:
@@ -230,7 +226,8 @@ class _Drawing:
 
     def _is_unused(self) -> bool:
         """Whether nothing uses the plain gradient any more."""
-        return not any(user in self.group_of or user is self.output for user in self.gradient.users)
+        users = () if self.gradient is None else self.gradient.users
+        return not any(user in self.group_of or user is self.output for user in users)
 
     def _rest(self, boxes: dict[str, Box], edges: dict[tuple[str, str], None], names: dict[Key, str]) -> None:
         """Stand-ins for everything else between the call's output and the gradient that comes back."""
@@ -267,11 +264,12 @@ class _Drawing:
             case ("tangent",):
                 caption, backward = "dZ, gradient of the output", True
             case ("backward",):
-                caption, value = "G, the plain weight gradient", value_of(self.gradient)
+                caption, value = "G, the plain weight gradient", value_of(nodes[-1])
                 if self.after and self._is_unused():
                     status, caption = "unused", "G, no longer used"
             case (str(name), int()):
-                caption = CAPTIONS[name, self.form]
+                both = target_of(real[-1]) == "tract_fx.gram_and_gradient"
+                caption = "XᵀX and G = dZᵀX, float64" if both else CAPTIONS[name, self.form]
                 value = value_of(nodes[1]) if name == "factor" and len(nodes) > 1 else value
                 if len(real) > 1:
                     title = f"{target_of(real[-1])}, {len(real)} times"
