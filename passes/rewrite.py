@@ -293,8 +293,8 @@ def _product_layout(match: Match, input: Tensor, gradient: Tensor, output_gradie
 def _gradients_by_entry(left: bool, input: Tensor, outputs: Tensor, folding: Folding) -> Tensor:
     """Plain gradients ``(groups, shared * m, n)`` of a batch of which some entries share a weight."""
     rows = _matrix(input, left, vector_is_row=True)
-    channels = [tensor.transpose(0, 1).flatten(1) for tensor in (rows, outputs)]
-    return folding.fold(exact_gradient(*channels, dataclasses.replace(LINEAR, groups=rows.shape[0])))
+    input, outputs = (tensor.transpose(0, 1).flatten(1) for tensor in (rows, outputs))
+    return folding.fold(exact_gradient(input, outputs, dataclasses.replace(LINEAR, groups=rows.shape[0])))
 
 
 def _matrix(tensor: Tensor, transpose: bool, *, vector_is_row: bool) -> Tensor:

@@ -20,12 +20,12 @@ FLOAT32, MIXED = 1e-5, 1e-4
 ROUNDING = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
 
 
-# Layer, number and size of photographs, and how the layer is given them.
 def patches(x: torch.Tensor) -> torch.Tensor:
     """Of 4 x 4 pixels, as rows."""
     return x.unfold(2, 4, 4).unfold(3, 4, 4).permute(0, 2, 3, 1, 4, 5).flatten(3)
 
 
+# Layer, number and size of photographs, and how the layer is given them.
 LAYERS: dict[str, tuple[Callable[[], nn.Module], int, int, Callable[[Tensor], Tensor]]] = {
     "3x3": (lambda: nn.Conv2d(3, 16, 3, padding=1), 8, 32, lambda x: x),
     "4x4/4": (lambda: nn.Conv2d(3, 16, 4, stride=4), 16, 32, lambda x: x),
