@@ -70,6 +70,18 @@ SPLITS = {
     "integration/test_hostile.py": Split(slow=("test_*inductor*",)),
     "integration/test_lam.py": Split(slow=("test_*[inductor]",)),
     "integration/test_precision.py": Split(slow=("test_*inductor*",), fast=("test_uint8_*inductor*",)),
+    "integration/test_photographs.py": Split(
+        fast=(
+            "test_float32[3x3-*",
+            "test_float32[16x16/16-0..255-*",
+            "test_float32[linear-standardised-*",
+            "test_autocast[7x7/2-*-random-dtype0]",
+            "test_autocast[3x3-*-loss-dtype1]",
+            "test_narrow_modules_*[4x4/4-*",
+            "test_generated_code[3x3-dtype1]",
+            "test_the_eager_wrapper[7x7/2-0..255-*",
+        )
+    ),
     "integration/test_official.py": Split(slow=("test_equals_the_authors_module*-0.05]",)),
     "tract_fx/ops/gpu/test_kernels.py": Split(
         slow=(
