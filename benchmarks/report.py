@@ -95,6 +95,22 @@ def raw_pixels() -> str:
     return table(heads, rows)
 
 
+def precision() -> str:
+    """Errors on photographs by precision, and what mixed precision itself costs."""
+    rows = [
+        (
+            record["layer"],
+            record["precision"],
+            *(number(error) for error in record["error"].values()),
+            number(record["plain_whole"]),
+            number(record["new_whole"]),
+        )
+        for record in lines("precision.jsonl")
+    ]
+    heads = ("layer", "precision", "standardised", "-1..1", "0..1", "0..255", "plain, whole model", "new, whole model")
+    return table(heads, rows)
+
+
 def throughput() -> str:
     """Ratios of whole training steps to the compiled plain one."""
     sides = ("eager", "eager torch-tract", "compiled torch-tract", "compiled tract-fx")
@@ -228,6 +244,7 @@ def passed(count: int, of: int) -> str:
 NETWORKS = {"resnet": "ResNet", "vit": "ViT"}
 TABLES: dict[str, Callable[[], str]] = {
     "raw_pixels": raw_pixels,
+    "precision": precision,
     "throughput": throughput,
     "first_step": first_step,
     "gram": gram,
