@@ -41,6 +41,7 @@ _LANDMARKS = {
 _MOST_SOURCES = 2
 
 Key = tuple[Any, ...]
+_BIAS: Key = ("bias",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,6 +161,9 @@ class _Drawing:
         for node in order:
             self._assign([node], landmark.get(node) or ("added", before[node], behind[node]))
         self._constants_to_users(order)
+        for node in self.tangent.users:  # what had been computed with the plain gradient of a convolution
+            if node.name not in self.known and node not in mine and target_of(node) == "sum":
+                self._assign([node], _BIAS)
 
     def _rewrite(self) -> set[Node]:
         """The added nodes of this layer, which hang together and start from its input and the gradient of its output."""
@@ -185,7 +189,11 @@ class _Drawing:
 
     def _tail(self) -> None:
         """From the weight gradient to that of the parameter."""
-        starts = [node for node in self.group_of if node is self.gradient or self._status(node) == "added"]
+        starts = [
+            node
+            for node, key in self.group_of.items()
+            if node is self.gradient or (self._status(node) == "added" and key != _BIAS)
+        ]
         leads = ancestors(self.output.all_input_nodes, lambda item: True)
         for node in reached(starts, [item for item in self.graph.nodes if item is not self.output]):
             if node in leads and node not in self.group_of:
@@ -276,6 +284,8 @@ class _Drawing:
             case ("added", before, behind):
                 names_before, names_behind = ({item[0] for item in keys} for keys in (before, behind))
                 title, caption = meaning_of(names_before, names_behind, self.form) or (title, "")
+            case ("bias",):
+                caption = "gradient of the bias"
             case ("tail", _):
                 caption = "on the way to the parameter"
         kind: Kind = "input" if last.op == "placeholder" else "chain" if len(real) > 1 else "node"
