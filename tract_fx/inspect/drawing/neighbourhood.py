@@ -31,6 +31,7 @@ _LANDMARKS = {
     "tract_fx.patch_gram": "gram",
     "tract_fx.gram_and_gradient": "gram",
     "tract_fx.weight_gradient": "gradient",
+    "tract_fx.dual_gradient": "dual",
     "linalg_cholesky_ex": "factor",
     "cholesky_solve": "solve",
     "where": "choose",
@@ -229,7 +230,7 @@ class _Drawing:
         key = self.group_of.get(node)
         if key is None or not is_backward(node):
             return False
-        tail = key[0] in ("tail", "added", "choose", "product")
+        tail = key[0] in ("tail", "added", "choose", "product", "dual")
         return tail or (node is self.gradient and not self._is_unused())
 
     def _is_unused(self) -> bool:
