@@ -1,9 +1,10 @@
 """Which nodes of a joint graph are worth drawing around a rewrite, and which of them become one box.
 
-The picture shows the layer's call with what its operands are made from, its backward pass, the nodes from its weight gradient
-to that of the parameter, and the nodes that the pass has added. Among the added nodes, the operators of ``_LANDMARKS`` (Gram
-matrix, factorisation, solution, choice, or the one operator of the dual form) have boxes of their own. All other added nodes
-with the same landmarks before them and the same landmarks after them share one box. Edges are tensors; sizes are not drawn.
+The picture shows the layer's call with what its operands are made from, its backward pass, the nodes from its weight
+gradient to that of the parameter, and the nodes that the pass has added. Among the added nodes, the operators of
+``_LANDMARKS`` (Gram matrix, factorisation, solution, choice, or the one operator of the dual form) have boxes of their own.
+All other added nodes with the same landmarks before them and the same landmarks after them share one box. Edges are tensors;
+sizes are not drawn.
 """
 
 from __future__ import annotations
