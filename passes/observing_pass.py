@@ -1,4 +1,4 @@
-"""A pass that changes nothing: it lets somebody look at the operands of every match while the graph runs.
+"""A pass that leaves every value unchanged and shows the operands of each match to an observer while the graph runs.
 
 Before::
 
@@ -10,8 +10,8 @@ After::
     observe: f32[1, 64, 147] = observe(x, getitem_1 as [1, 64, 147], dz as [1, rows, 64], weight as [1, 64, 147])
     view: f32[64, 3, 7, 7] = observe                                                  -> gradient of the parameter
 
-It finds what :class:`~tract_fx.passes.tract_pass.TractPass` finds, and what it shows has the layout that the closed form is
-given, so that what is measured there is what would be solved.
+The pass finds the same matches as :class:`~tract_fx.passes.tract_pass.TractPass`. The observer gets the operands in the
+layout of the closed form, so that measurements refer to the system that would be solved.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Observe = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 class ObservingPass:
-    """Finds the first layers of a joint graph and has them observed.
+    """Finds the first layers of a joint graph and inserts an observer for each.
 
     Args:
         inputs: the inputs of the graph that Dynamo captured.

@@ -118,7 +118,7 @@ def capture(
             raise cause from None
         without = _in_words(cause)
         if not has_values(model, arguments, keywords):
-            raise CaptureError(f"The model could not be traced without values of its tensors. {without}") from error
+            raise CaptureError(f"The model could not be traced without the values of its tensors. {without}") from error
     copied = copy.deepcopy(model) if isinstance(model, nn.Module) else model
     try:
         return dataclasses.replace(on(copied, arguments, keywords, None), on_values=without)
@@ -183,7 +183,7 @@ def _copied(module: GraphModule) -> GraphModule:
 
 @contextlib.contextmanager
 def _tracing() -> Iterator[None]:
-    """Gradients on, nothing left behind, and no garbage collection: what tracing makes, in millions, lives to its end."""
+    """Enable gradients, isolate Dynamo's state, and pause garbage collection: objects made by tracing live until its end."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -202,7 +202,7 @@ def _tracing() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet(name: str) -> Iterator[None]:
-    """A logger says nothing: what it would say of fake tensors and of graph breaks is in the answer."""
+    """Disable a logger: the explanation itself reports fake tensors and graph breaks."""
     logger = logging.getLogger(name)
     before = logger.disabled
     logger.disabled = True

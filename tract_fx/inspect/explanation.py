@@ -1,4 +1,4 @@
-"""What the pass does to a model: which layers it rewrites, into what, at what cost, and what it leaves alone and why."""
+"""What the pass does to a model: the layers it rewrites, their cost, and why it does not rewrite the others."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ def explain(
     dynamic: bool | None = None,
     **kwargs: Any,
 ) -> Explanation:
-    """Which layers of a model TrAct rewrites, into what, and at what cost, without training or generating code.
+    """Report which layers of a model TrAct rewrites and at what cost, without training or generating code.
 
-    The joint graphs are traced on fake tensors: a model of any size takes little memory, may be on ``meta``, and is left as
-    it is, with its gradients, buffers, and what ``torch.compile`` has made of it. Where its Python code asks for values of
-    tensors, a copy with values is run instead, and the explanation says so. A plain function is not copied; what it does to
-    Python objects happens.
+    The joint graphs are traced on fake tensors: a model of any size takes little memory, may be on ``meta``, and is not
+    changed: its gradients, its buffers and what ``torch.compile`` has compiled for it stay. If its Python code reads values
+    of tensors, a copy with values runs instead, and the explanation has a note about it. A plain function is not copied, so
+    its side effects on Python objects happen.
 
-    The mode (training or not), autocast and ``torch._dynamo.mark_dynamic`` count as for a compile.
+    The mode (training or evaluation), autocast and ``torch._dynamo.mark_dynamic`` have the same effect as in a compilation.
 
     Args:
         model: a module or function; also what ``torch.compile`` returned.
         *args: positional arguments of one call, tensors of the shapes and dtypes of real batches.
-        lam: as in ``tract_backend``; no finding depends on it.
+        lam: regularisation, as in ``tract_backend``; no finding depends on it.
         layers: as in ``tract_backend``.
-        backward_of: takes from the model's output what the loss is made of, such as ``lambda output: output.logits``;
-            without it every output that requires a gradient.
-        dynamic: as in ``torch.compile``: with True, sizes are symbols, also in the costs.
+        backward_of: selects the tensors of the model's output that the loss uses, such as ``lambda output: output.logits``;
+            by default every output that requires a gradient.
+        dynamic: as in ``torch.compile``: if True, sizes are symbols, also in the costs.
         **kwargs: keyword arguments of the call.
 
     Raises:
@@ -69,10 +69,13 @@ def explain(
 
 
 class Explanation(ExplanationResult):
-    """What :func:`explain` has found; ``print`` it, or write a page with :meth:`to_html`."""
+    """The result of :func:`explain`: ``print`` it, or write a page with :meth:`to_html`."""
 
     def to_html(self, path: str | Path) -> Path:
-        """Write one page that needs nothing but a browser.
+        """Write a self-contained HTML page.
+
+        Args:
+            path: of the file, which is overwritten if it exists.
 
         Returns:
             ``path``.
@@ -103,7 +106,9 @@ def _notes(captured: Capture) -> tuple[str, ...]:
             f"A copy of the model ran on real tensors, because its code needs their values: {captured.on_values}"
         )
     if not captured.graphs:
-        notes.append("Dynamo skips the frames of this model, so that no backend sees it and its layers train plain.")
+        notes.append(
+            "Dynamo skips the frames of this model, so no backend sees it, and its layers train with their plain gradients."
+        )
     notes.extend(f"Dynamo does not trace all of it: {summarize(reason)}" for reason in captured.untraced)
     return tuple(dict.fromkeys(notes))
 

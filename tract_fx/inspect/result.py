@@ -1,4 +1,4 @@
-"""What an explanation holds: plain data, of which the views make text, a page and pictures."""
+"""The data of an explanation, from which the views render text, a page and pictures."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class ExplanationResult:
         model_name: class of the model, or name of the function.
         lam: the regularisation it was explained with.
         graphs: every joint graph of the call, in the order of compilation.
-        notes: what else has to be known, in sentences.
+        notes: further remarks, in full sentences.
         environment: versions and hardware.
     """
 
@@ -177,7 +177,7 @@ class ExplanationResult:
     @property
     def _main_graph(self) -> ExplainedGraph:
         if not self.graphs:
-            raise LookupError("Dynamo compiles no graph of this model: there is nothing to show.")
+            raise LookupError("Dynamo compiles no graph of this model, so there is no graph to show.")
         return next((graph for graph in self.graphs if graph.layers), self.graphs[0])
 
 

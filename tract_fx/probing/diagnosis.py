@@ -1,7 +1,7 @@
 """What is unusual about a layer's data, or about ``lam``, in words.
 
-A consequence is not told beside its cause: raw pixels are ill-conditioned and make ``lam`` small, but the thing to do is to
-standardise them.
+A consequence is not reported beside its cause: raw pixels are ill-conditioned and make ``lam`` too small, but the
+remedy is to standardise them.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def _not_finite(probe: LayerProbe) -> Iterator[tuple[ConcernKind, str, str]]:
         yield (
             ConcernKind.NOT_FINITE,
             f"the gradient holds NaN or infinity in {_of(probe.bad_gradients, probe.passes)}, though the inputs are finite",
-            "TrAct hands it on. Lower the learning rate or the loss scale, or use bfloat16 in the place of float16.",
+            "TrAct does not repair it. Lower the learning rate or the loss scale, or use bfloat16 instead of float16.",
         )
 
 
@@ -154,7 +154,7 @@ def _contrast(probe: LayerProbe) -> Iterator[tuple[ConcernKind, str, str]]:
             ConcernKind.NEAR_CONSTANT,
             f"{_percent(values.near_constant)} of the {values.samples:,} samples are nearly constant"
             + (f" ({_percent(values.constant)} exactly)" if values.constant else ""),
-            "They teach a first layer only the mean. Look for files that could not be read, blank pages, black frames.",
+            "A first layer learns only the mean from them. Look for unreadable files, blank pages and black frames.",
         )
     contrast = values.contrast
     if contrast is None:
@@ -239,9 +239,9 @@ def _gradient(probe: LayerProbe) -> Iterator[tuple[ConcernKind, str, str]]:
     if probe.features > 1 and probe.condition < WHITE_CONDITION:
         yield (
             ConcernKind.WHITE,
-            "the features are uncorrelated and alike (their covariance has condition number "
+            "the features are uncorrelated and have equal variance (their covariance has condition number "
             f"{probe.condition:.2g}), and TrAct only rescales the gradient",
-            "There is no direction for TrAct to gain from; noise in the place of data looks like this.",
+            "TrAct has nothing to gain from any direction. Noise instead of data looks like this.",
         )
     if scale > 0 and probe.zero_gradients:
         yield (

@@ -1,4 +1,4 @@
-"""What is kept of one layer while batches stream by; memory does not grow with their number, but for a few numbers each."""
+"""Statistics of one layer over many batches; each batch adds only a few numbers to the memory they take."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A probe as users have it: what was measured, and its renderings."""
+"""The public class of a probe: its data with the methods that render them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ["Concern", "ConcernKind", "GridPoint", "LayerProbe", "Probe", "ValueS
 
 
 class Probe(ProbeResult):
-    """What ``tract_fx.probe`` has measured; ``print`` it, or draw it with :meth:`save_figures`."""
+    """The result of ``tract_fx.probe``: ``print`` it, or draw it with :meth:`save_figures`."""
 
     def save_figures(self, folder: str | Path) -> tuple[Path, ...]:
         """Write pictures of each layer: its spectrum with ``lam`` marked, its filters, leading eigenvectors of its rows.
 
         Args:
-            folder: is made where it does not exist.
+            folder: directory of the pictures, created if it does not exist.
 
         Returns:
             The PNG files.

@@ -1,4 +1,4 @@
-"""What a probe has measured: plain data, of which the views make text and pictures."""
+"""The data of a probe, from which the views render text and pictures."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class GridPoint:
         cosine: of the angle between the plain gradient ``G`` and TrAct's ``G'``; None without a usable gradient.
         kept: ``|lam G'| / |G|``, in (0, 1]. Along an eigenvector of the covariance with eigenvalue ``s`` TrAct is
             ``G / (s + lam)``, so that ``lam G'`` is ``G`` where ``s`` is far below ``lam``, and next to nothing where it is
-            far above. It tells both from one another at any scale of inputs and gradients.
+            far above. It distinguishes the two at any scale of inputs and gradients.
         reshaped: share of ``|G|^2`` along eigenvectors with ``s > lam``, where TrAct divides by the covariance.
         degrees_of_freedom: sum of ``s / (s + lam)``: how many directions have an eigenvalue above ``lam``.
     """
@@ -250,7 +250,7 @@ class ProbeResult:
 
 
 def mean_of(values: list[float]) -> float | None:
-    """Their mean; None when there are none."""
+    """Mean of the values; None if there are none."""
     return statistics.fmean(values) if values else None
 
 

@@ -1,4 +1,4 @@
-"""``tract_fx.probe``: some batches through a copy of a model, and what they say."""
+"""``tract_fx.probe``: run some batches through a copy of a model, and evaluate what its first layers saw."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def probe(
     layers: str | Sequence[str] = "first",
     grid: Sequence[float] | None = None,
 ) -> Probe:
-    """Whether these data suit TrAct, and this ``lam``: real batches through the model, forward and backward.
+    """Check data and ``lam`` for TrAct: run real batches through a copy of the model, forward and backward.
 
     The layers are those that the backend would rewrite, found by its own pass, and what is measured are the values that it
     would compute with. The model runs compiled, without code generation, as a copy, in the mode (training or not) and under
     the autocast that it is in; it, its buffers and gradients, random numbers, and what ``torch.compile`` has made of it stay
-    as they are. Of the loader ``batches`` items are taken; a loader that is an iterator has moved on by so many. Hooks that
-    are registered on its modules do run.
+    as they are. ``batches`` items are taken from the loader; a loader that is an iterator advances by as many. Hooks that
+    are registered on the model's modules run.
 
     Memory is that of one training step, of the covariance ``(groups, n, n)`` in float64 - where ``n`` is above 4096 that of
     one batch's ``(r, r)`` - and of a copy of one batch; it does not grow with ``batches``.

@@ -111,7 +111,7 @@ def eigenpairs(matrix: Tensor) -> tuple[Tensor, Tensor]:
 def condition(eigenvalues: Tensor, lam: float = 0.0) -> float:
     """Largest over smallest eigenvalue of ``C + lam I``, of the worst group; infinite for a singular matrix.
 
-    An eigenvalue that float64 cannot tell from zero beside the largest one counts as zero.
+    An eigenvalue below the float64 rounding error of the largest one counts as zero.
     """
     largest, smallest = eigenvalues[:, 0], eigenvalues[:, -1]
     rounding = eigenvalues.shape[1] * torch.finfo(torch.float64).eps * largest

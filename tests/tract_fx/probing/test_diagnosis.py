@@ -160,7 +160,7 @@ FAULTS = {
         ConcernKind.ILL_CONDITIONED,
         r"even with lam=1e-06.* is \d\.\de\+0[6-9]",
     ),
-    "noise": (torch.randn(96, 3, 32, 32), 0.1, ConcernKind.WHITE, "uncorrelated and alike"),
+    "noise": (torch.randn(96, 3, 32, 32), 0.1, ConcernKind.WHITE, "uncorrelated and have equal variance"),
     "NaN": (not_finite(float("nan")), 0.1, ConcernKind.NOT_FINITE, "in 1 of 2 backward passes"),
     "infinity": (not_finite(float("inf")), 0.1, ConcernKind.NOT_FINITE, "in 1 of 2 backward passes"),
 }

@@ -12,7 +12,7 @@ solve          ``2 n^2 m``                         ``2 r^2 m + 2 r n m``
 =============  ==================================  =========================
 
 Operations are those of the formulas, a multiplication and an addition being two: on a CPU overlapping patches take fewer
-(:mod:`tract_fx.ops.cpu.selection`), which no formula in the batch size tells. Bytes are the least that has to be moved: each
+(:mod:`tract_fx.ops.cpu.selection`), which no formula in the batch size has. Bytes are the least that has to be moved: each
 operand read once and each result written once, in the dtypes that they have. Memory is an upper bound of what is held
 beyond the operands and the new gradient; the three parts follow one another, so that of all the largest counts.
 """

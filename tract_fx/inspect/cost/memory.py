@@ -1,4 +1,4 @@
-"""Upper bounds of the memory that the covariance takes beyond its operands, for the algorithms of :mod:`tract_fx.ops`."""
+"""Upper bounds of the memory that the Gram matrix takes beyond its operands, for the algorithms of :mod:`tract_fx.ops`."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ Expr: TypeAlias = sympy.Expr
 
 FLOAT64 = 8
 
-# Of the ranges that a triangle is treated in, while there are fewer than the most.
+# Widest range of :func:`tract_fx.ops.cpu.blocks.row_steps`, as long as there are fewer than MOST_STEPS ranges.
 WIDEST_STEP = TRIANGLE_STEP * 3 // 2
 
 
 def gram_memory(
     shape: Sequence[Expr], geometry: PatchGeometry, rows: Expr, features: Expr, itemsize: int, device: str
 ) -> Expr:
-    """Bytes: the result, and the most that is held beside it while it is computed.
+    """Bytes of the result, and of what is held beside it at most during the computation.
 
-    Groups follow one another, so that there is one set of blocks for all of them.
+    Groups are processed one after another and share one set of blocks.
 
     Args:
         shape: of the input, ``(batch, channels, *spatial)``.

@@ -11,7 +11,7 @@ from tract_fx.passes.joint_graph import target_of
 
 __all__ = ["CAPTIONS", "counted", "meaning_of", "title_of", "value_of"]
 
-# Of the operators that matter, by what they are called here and by the form.
+# Captions of the landmarks, by the name and the form. "whole" is the one operator that computes the dual form on a CPU.
 CAPTIONS = {
     ("gram", "primal"): "XᵀX of all patches",
     ("gram", "dual"): "XXᵀ of all rows",
@@ -21,17 +21,18 @@ CAPTIONS = {
     ("factor", "dual"): "XXᵀ / r + λI = LLᵀ",
     ("solve", "primal"): "(C + λI)⁻¹ Gᵀ",
     ("solve", "dual"): "(XXᵀ / r + λI)⁻¹ dZ",
-    ("choose", "primal"): "plain, should the factor fail",
-    ("choose", "dual"): "plain, should the factor fail",
+    ("choose", "primal"): "G if the factorisation failed",
+    ("choose", "dual"): "G if the factorisation failed",
     ("product", "dual"): "times X",
     ("product", "primal"): "",
+    ("whole", "dual"): "((XXᵀ / r + λI)⁻¹ dZ)ᵀ X",
 }
-# Of an operator that is a layer, the name stands for the nodes around it.
+# The name of one of these operators stands for the nodes around it too.
 _MAIN = ("convolution", "convolution_backward", "mm", "addmm", "bmm", "baddbmm")
 
 
 def title_of(nodes: list[Node]) -> str:
-    """The operator that matters; where there is none, the first two."""
+    """The operator of a layer; if there is none among the nodes, the first two operators."""
     main = [node for node in nodes if node.op == "call_function" and target_of(node) in _MAIN]
     if len(nodes) == 1:
         return nodes[0].name if nodes[0].op != "call_function" else target_of(nodes[0])
@@ -46,6 +47,10 @@ def title_of(nodes: list[Node]) -> str:
 def meaning_of(before: Collection[object], behind: Collection[object], form: str) -> tuple[str, str] | None:
     """Title and caption of added nodes between landmarks."""
     matrix = "C" if form == "primal" else "XXᵀ / r"
+    if "whole" in behind:
+        return "rows of the layer", "X and dZ"
+    if "whole" in before:
+        return "shape, dtype", "those of the plain gradient"
     if "gram" in behind:
         return "rows of the layer", "X"
     if "factor" in behind:

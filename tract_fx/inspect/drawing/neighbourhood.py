@@ -1,9 +1,10 @@
 """Which nodes of a joint graph are worth drawing around a rewrite, and which of them become one box.
 
-Shown are the layer's call with what its operands are made from, its backward pass, what is made of its weight gradient up to
-the parameter's, and what the pass has added. Added nodes are told apart by the four operators that matter - Gram matrix,
-factorisation, solution, choice - which have boxes of their own: all others with the same of these before them and the same
-behind them are one box. Edges are tensors; sizes are not drawn.
+The picture shows the layer's call with what its operands are made from, its backward pass, the nodes from its weight
+gradient to that of the parameter, and the nodes that the pass has added. Among the added nodes, the operators of
+``_LANDMARKS`` (Gram matrix, factorisation, solution, choice, or the one operator of the dual form) have boxes of their own.
+All other added nodes with the same landmarks before them and the same landmarks after them share one box. Edges are tensors;
+sizes are not drawn.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _LANDMARKS = {
     "tract_fx.patch_gram": "gram",
     "tract_fx.gram_and_gradient": "gram",
     "tract_fx.weight_gradient": "gradient",
-    "tract_fx.dual_gradient": "dual",
+    "tract_fx.dual_gradient": "whole",
     "linalg_cholesky_ex": "factor",
     "cholesky_solve": "solve",
     "where": "choose",
@@ -230,7 +231,7 @@ class _Drawing:
         key = self.group_of.get(node)
         if key is None or not is_backward(node):
             return False
-        tail = key[0] in ("tail", "added", "choose", "product", "dual")
+        tail = key[0] in ("tail", "added", "choose", "product", "whole")
         return tail or (node is self.gradient and not self._is_unused())
 
     def _is_unused(self) -> bool:

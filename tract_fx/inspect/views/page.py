@@ -1,4 +1,4 @@
-"""The explanation as one HTML page that needs nothing else: no network, no fonts, and no script to be read."""
+"""The explanation as one self-contained HTML page: it loads nothing from a network and is readable without scripts."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def render_html(explanation: ExplanationResult) -> str:
 
 
 def render_frame(explanation: ExplanationResult, height: int = 720) -> str:
-    """The page inside of another one, as a notebook's output: with its own style, and leaving the other's alone."""
+    """The page in an ``<iframe>``, for a notebook: neither page affects the style of the other."""
     return (
         f'<iframe title="tract-fx explains {escape(explanation.model_name)}" srcdoc="{escape(render_html(explanation))}" '
         f'style="width: 100%; height: {height}px; border: 0" sandbox="allow-scripts"></iframe>'
@@ -157,7 +157,9 @@ class _Cost:
         found = [(multiple(self.numbers.of_layer), "the operations of the layer itself, forward and backward")]
         if (share := self.numbers.of_step) is not None:
             found.append((percent(share), "operations in the whole step"))
-        found.append((_quantity(self.numbers.total.memory, "B").text, "of memory at most, while it is computed"))
+        found.append(
+            (_quantity(self.numbers.total.memory, "B").text, "of additional memory at most, during the computation")
+        )
         return found
 
     @property
@@ -177,7 +179,7 @@ class _Cost:
 
     @property
     def any_image(self) -> bool:
-        """Whether the bound of the memory knows no size of an image, which makes it much looser."""
+        """Whether the memory bound holds for images of any size, which makes it much looser."""
         return bool(self.cost.covariance.memory.free_symbols - {self.cost.batch})
 
     @property
@@ -277,7 +279,7 @@ class _Page:
 
     @property
     def listed(self) -> list[_Graph]:
-        """Graphs of which the code is shown though nothing in it changes: as many as a browser likes to hold."""
+        """Unchanged graphs whose code is shown, up to ``MOST_LINES`` nodes in all so that a browser stays responsive."""
         left, found = MOST_LINES, []
         for graph in self.graphs:
             if not graph.layers and graph.nodes <= left:
@@ -287,7 +289,7 @@ class _Page:
 
     @property
     def verdict(self) -> str:
-        """Which of the signs of traffic lights the page starts with."""
+        """Colour of the headline: ``"error"``, ``"good"`` or ``"warning"``."""
         if any(finding.severity == "error" for finding in self.problems):
             return "error"
         return "good" if self.rewritten else "warning"

@@ -1,4 +1,4 @@
-"""The explanation in a terminal: the answer first, then the graphs, then what is left alone and why."""
+"""The explanation in a terminal: the answer, then the graphs, then the layers that stay unchanged and the reasons."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STYLES = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.NOTE:
 
 
 def as_text(explanation: ExplanationResult) -> str:
-    """Without colours."""
+    """Return the explanation as text without colours."""
     written = io.StringIO()
     console = Console(file=written, width=WIDTH, color_system=None)
     console.print(Group(*report(explanation)), soft_wrap=False)
@@ -33,7 +33,7 @@ def as_text(explanation: ExplanationResult) -> str:
 
 
 def report(explanation: ExplanationResult) -> Iterator[RenderableType]:
-    """What rich prints."""
+    """Yield the renderables that rich prints."""
     for layer in explanation.layers:
         yield Text(str(layer), style="bold green")
         yield Padding(Text(cost_in_words(layer.cost)), (0, 0, 0, 2))
@@ -75,7 +75,7 @@ def _graphs(explanation: ExplanationResult) -> Iterator[RenderableType]:
     for graph in shown:
         yield from _graph(graph, numbered=len(graphs) > 1)
     if len(shown) < len(graphs):
-        yield Text(f"{len(graphs) - len(shown)} other graphs, in which no layer is looked at")
+        yield Text(f"{len(graphs) - len(shown)} other graphs, which contain no candidate layer")
 
 
 def _graph(graph: ExplainedGraph, *, numbered: bool) -> Iterator[RenderableType]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tract_fx.errors import ProbeError
 from tract_fx.probing.result import LayerProbe, ProbeResult
-from tract_fx.probing.views.tiles import Tiles, tiles_of
+from tract_fx.probing.views.tiles import Tiles, mosaic, tiles_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -164,7 +164,9 @@ def _mosaic(title: str, tiles: Tiles, labels: list[str] | None) -> Figure:
     columns = max(1, min(count, math.ceil(math.sqrt(count * height / width))))
     gap = round((2 * GAP if tiles.parts else GAP) * dots)
     above = round(LABEL * dots) if labels else 0
-    canvas = _canvas(pixels, columns, gap, above)
+    canvas = mosaic(pixels, columns, gap, above)
+    if tiles.in_colour:
+        canvas = canvas.nan_to_num(1.0)
     tall, wide = (side / dots for side in canvas.shape[:2])
 
     note = "; ".join(filter(None, (tiles.explanation, "labelled with their eigenvalues" if labels else "")))
@@ -190,19 +192,6 @@ def _mosaic(title: str, tiles: Tiles, labels: list[str] | None) -> Figure:
 def _enlargement(tiles: Tiles) -> int:
     """So many dots for a pixel that gaps and labels come out at about their sizes."""
     return math.ceil(SMALLEST_SIDE / min(tiles.pixels.shape[1:3]))
-
-
-def _canvas(pixels: Tensor, columns: int, gap: int, above: int) -> Tensor:
-    """Pictures ``(count, height, width, ...)`` in rows, white (or NaN) between them and ``above`` each."""
-    count, height, width, *colours = pixels.shape
-    rows = math.ceil(count / columns)
-    size = rows * (height + gap + above) - gap, columns * (width + gap) - gap
-    canvas = pixels.new_full((*size, *colours), 1.0 if colours else torch.nan)
-    for index, picture in enumerate(pixels):
-        row, column = divmod(index, columns)
-        top, left = row * (height + gap + above) + above, column * (width + gap)
-        canvas[top : top + height, left : left + width] = picture
-    return canvas
 
 
 def _curves(title: str, vectors: Tensor, layer: LayerProbe, labels: list[str] | None) -> Figure:

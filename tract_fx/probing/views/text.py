@@ -1,4 +1,4 @@
-"""A probe in a terminal: the answer first, then what to do about it, then the numbers."""
+"""A probe in a terminal: the answer, then the advice, then the numbers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CHANNELS_LISTED = 4
 
 
 def as_text(probe: ProbeResult) -> str:
-    """Without colours."""
+    """Return the probe as text without colours."""
     written = io.StringIO()
     console = Console(file=written, width=WIDTH, color_system=None)
     console.print(Group(*report(probe)))
@@ -33,7 +33,7 @@ def as_text(probe: ProbeResult) -> str:
 
 
 def report(probe: ProbeResult) -> Iterator[RenderableType]:
-    """What rich prints."""
+    """Yield the renderables that rich prints."""
     for layer in probe.layers:
         yield Text(layer.verdict, style=BAD_STYLE if layer.warnings else GOOD_STYLE)
     for rejection in probe.rejections:

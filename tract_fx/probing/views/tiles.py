@@ -1,6 +1,6 @@
 """Weights of a layer as pictures: images where they are images, curves where they are not.
 
-Nothing here draws: this is the arithmetic between ``(count, n)`` vectors and arrays of pixels.
+This module does not draw: it computes arrays of pixels from ``(count, n)`` vectors.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tract_fx.ops.patches import PatchGeometry
 
-__all__ = ["Tiles", "tiles_of"]
+__all__ = ["Tiles", "mosaic", "tiles_of"]
 
 RGB = 3
 CHANNELS_SHOWN = 8
@@ -63,7 +63,7 @@ def tiles_of(vectors: Tensor, geometry: PatchGeometry, *, each: bool) -> Tiles |
         if side * side != vectors.shape[1] or side < SMALLEST_SQUARE:
             return None
         images = vectors.unflatten(1, (1, side, side))
-        what = f"features taken for pixels of a {side}x{side} image"
+        what = f"features shown as the pixels of a {side}x{side} image"
     elif dims == 1:
         return None
     else:
@@ -72,13 +72,13 @@ def tiles_of(vectors: Tensor, geometry: PatchGeometry, *, each: bool) -> Tiles |
     images = _scaled(images.double(), each)
     channels = images.shape[1]
     if dims == 3:  # frames side by side
-        images = _side_by_side(images, 2, along=3)
+        images = _one_picture(images, 2, columns=images.shape[2])
         what = "frames from left to right"
     if channels == RGB:
         colours = (0.5 + images.permute(0, 2, 3, 1) / 2).nan_to_num(1.0)
         return Tiles(colours, _joined(what, "RGB around grey"), parts=dims == 3)
     if channels > 1:
-        column = _side_by_side(images[:, :CHANNELS_SHOWN], 1, along=1)
+        column = _one_picture(images[:, :CHANNELS_SHOWN], 1, columns=1)
         some = (
             f"the first {CHANNELS_SHOWN} of {channels} channels"
             if channels > CHANNELS_SHOWN
@@ -88,13 +88,34 @@ def tiles_of(vectors: Tensor, geometry: PatchGeometry, *, each: bool) -> Tiles |
     return Tiles(images[:, 0], what, parts=dims == 3)
 
 
-def _side_by_side(images: Tensor, dim: int, along: int) -> Tensor:
-    """The images along ``dim`` in a row (or column) along a dimension of each, enlarged, with gaps of NaN."""
+def mosaic(pictures: Tensor, columns: int, gap: int, above: int = 0) -> Tensor:
+    """Arrange pictures in rows on one canvas.
+
+    Args:
+        pictures: ``(count, height, width, ...)``, floating-point.
+        columns: number of pictures in a row.
+        gap: pixels between two pictures.
+        above: additional pixels above each picture, for a label.
+
+    Returns:
+        ``(rows * (height + gap + above) - gap, columns * (width + gap) - gap, ...)``, NaN where there is no picture.
+    """
+    count, height, width, *others = pictures.shape
+    rows = math.ceil(count / columns)
+    size = rows * (height + gap + above) - gap, columns * (width + gap) - gap
+    canvas = pictures.new_full((*size, *others), torch.nan)
+    for index, picture in enumerate(pictures):
+        row, column = divmod(index, columns)
+        top, left = row * (height + gap + above) + above, column * (width + gap)
+        canvas[top : top + height, left : left + width] = picture
+    return canvas
+
+
+def _one_picture(images: Tensor, dim: int, columns: int) -> Tensor:
+    """Replace the images ``(..., height, width)`` along ``dim`` by one enlarged picture of all of them."""
     images = images.repeat_interleave(ENLARGED, -1).repeat_interleave(ENLARGED, -2)
-    parts = []
-    for image in images.unbind(dim):
-        parts += [image, torch.full_like(image.narrow(along, 0, 1), torch.nan)]
-    return torch.cat(parts[:-1], dim=along)
+    parts = images.movedim((dim, -2, -1), (0, 1, 2))
+    return mosaic(parts, columns, gap=1).movedim((0, 1), (-2, -1))
 
 
 def _scaled(images: Tensor, each: bool) -> Tensor:

@@ -7,8 +7,9 @@ import sympy
 import torch
 
 from support.memory import peak_memory
-from tract_fx.inspect.cost.memory import gram_memory
+from tract_fx.inspect.cost.memory import WIDEST_STEP, gram_memory
 from tract_fx.ops import gram
+from tract_fx.ops.cpu.blocks import MOST_STEPS, row_steps
 from tract_fx.ops.cpu.selection import is_spectral_possible, is_toeplitz_possible
 from tract_fx.ops.patches import LINEAR, PatchGeometry, unfold_patches
 
@@ -84,3 +85,9 @@ def test_kernels_on_a_gpu_have_a_workspace() -> None:
     sizes = [sympy.Integer(size) for size in (8, 3, 64, 64)]
     bound = gram_memory(sizes, geometry, sympy.Integer(8192), sympy.Integer(147), 4, "cuda")
     assert bound >= 8 * 147**2 + 2**25
+
+
+def test_the_widest_range_of_rows_is_that_of_the_algorithm() -> None:
+    ranges = [list(row_steps(size)) for size in range(1, 2000)]
+    widths = [rows.stop - rows.start for steps in ranges if len(steps) < MOST_STEPS for rows in steps]
+    assert 0 <= WIDEST_STEP - max(widths) <= 1

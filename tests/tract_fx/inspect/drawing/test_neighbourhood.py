@@ -68,7 +68,7 @@ def test_edges_and_regions_are_those_of_the_graph(name: str, after: bool) -> Non
 @pytest.mark.parametrize("after", SIDES, ids=["before", "after"])
 @pytest.mark.parametrize("name", REWRITTEN)
 def test_one_result_which_is_reached_from_the_data(name: str, after: bool) -> None:
-    """Before through the plain gradient; after the rewrite through the Gram matrix."""
+    """Before through the plain gradient; after the rewrite through the Gram matrix, or the operator of the dual form."""
     for _, _, layer, drawn in sides(name, after=after):
         box = drawn.boxes["result"]
         assert (box.title, box.backward) == (layer.match.weight, True)
@@ -100,15 +100,17 @@ def test_the_closed_form_reads_like_the_paper() -> None:
     assert boxes_with(drawn, "removed") == boxes_with(drawn, "unused") == []
 
 
-def test_the_plain_gradient_of_the_dual_form_is_told_to_be_unused() -> None:
+def test_the_plain_gradient_of_the_dual_form_is_marked_as_unused() -> None:
     ((_, _, _, drawn),) = sides("dual", after=True)
     (box,) = boxes_with(drawn, "unused")
     assert box.title == "mm"
 
 
-def test_the_dual_form_is_one_box_for_all_groups() -> None:
-    ((_, _, _, drawn),) = sides("dual groups", after=True)
-    assert [box.title for box in drawn.boxes.values()].count("tract_fx.dual_gradient") == 1
+@pytest.mark.parametrize("name", ["dual", "dual groups"])
+def test_the_dual_form_of_all_groups_is_one_operator_with_its_formula(name: str) -> None:
+    ((_, _, _, drawn),) = sides(name, after=True)
+    (box,) = [box for box in boxes_with(drawn, "added") if box.title == "tract_fx.dual_gradient"]
+    assert box.caption == "((XXᵀ / r + λI)⁻¹ dZ)ᵀ X"
 
 
 def test_a_removed_cast_is_shown_before() -> None:

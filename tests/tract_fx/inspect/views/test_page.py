@@ -113,7 +113,7 @@ def test_each_layer_has_two_pictures_and_its_cost(name: str) -> None:
 def test_calls_of_one_layer_are_told_apart() -> None:
     page = Page(render_html(explained("twice")))
     assert page.values("data-tab") == ["stem, call 1", "stem, call 2"]
-    assert page.words.count("Everything else stays as it is.") == 1
+    assert page.words.count("Everything else is unchanged.") == 1
 
 
 def test_formulas_are_shown_where_sizes_are_symbols() -> None:

@@ -104,7 +104,7 @@ def test_features_that_make_a_square_are_an_image_and_others_are_curves() -> Non
     vectors = torch.randn(3, 64)
     tiles = tiles_of(vectors, LINEAR, each=True)
     assert torch.allclose(tiles.pixels.flatten(1), (vectors / vectors.abs().amax(1, keepdim=True)).double())
-    assert "taken for pixels of a 8x8 image" in tiles.explanation
+    assert "the pixels of a 8x8 image" in tiles.explanation
     assert tiles_of(torch.randn(3, 63), LINEAR, each=True) is None
     assert tiles_of(torch.randn(3, 4), LINEAR, each=True) is None
     assert tiles_of(torch.randn(3, 21), conv(7), each=True) is None
