@@ -20,7 +20,6 @@ beyond the operands and the new gradient; the three parts follow one another, so
 from __future__ import annotations
 
 import dataclasses
-import operator
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
@@ -29,7 +28,7 @@ import torch
 from torch.fx import Node
 
 from tract_fx.inspect.cost.flops import cholesky_flops, gram_flops, triangular_flops
-from tract_fx.inspect.cost.memory import FLOAT64, gram_memory
+from tract_fx.inspect.cost.memory import FLOAT64, gradient_memory, gram_memory
 from tract_fx.inspect.cost.symbols import elements_of, expression, hints_of, shape_of, substitute
 from tract_fx.ops.patches import LINEAR
 from tract_fx.passes.calls import Kind
@@ -76,7 +75,8 @@ class LayerCost:
         forward: operations of the layer's own forward pass.
         weight_gradient: operations of its plain weight gradient.
         input_gradient: operations of the gradient of its input; zero where that is not computed.
-        replaced: operations of the plain weight gradient that the dual form makes superfluous.
+        replaced: operations of the plain weight gradient that the dual form makes superfluous. The primal form computes
+            ``G`` itself, in float64, in the place of the plain one: as many operations, which are counted on neither side.
         step: operations of the whole joint graph before the rewrite; None where they have not been counted.
         batch: symbol of the batch size; None where that is a number.
         hints: values that the symbols had in the example.
@@ -224,7 +224,7 @@ def layer_cost(match: Match, step: Expr | None = None) -> LayerCost:
         forward=product,
         weight_gradient=product,
         input_gradient=product if _has_input_gradient(match) else ZERO,
-        replaced=ZERO if primal or not _is_superfluous(match) else product,
+        replaced=ZERO if primal else product,
         step=step,
         batch=_batch_symbol(match),
         hints=tuple(sorted(_hints(match, step).items(), key=str)),
@@ -239,7 +239,6 @@ class _Sizes:
         self.input = match.call.input
         self.geometry = match.call.geometry
         value = match.gradient.node.meta["val"]
-        self.gradient_bytes = elements_of(match.gradient.node) * value.dtype.itemsize
         # The new gradient is float32 at least, or float64.
         self.result_bytes = elements_of(match.gradient.node) * torch.promote_types(value.dtype, torch.float32).itemsize
         self.output_bytes = elements_of(match.gradient.output_gradient) * _itemsize(match.gradient.output_gradient)
@@ -250,12 +249,15 @@ class _Sizes:
         self.kept_bytes = scaled + (self._patch_bytes() if match.form is Form.DUAL else ZERO)
 
     def covariance(self) -> Work:
+        """With the bytes of ``G``, which the same operator computes, by as many operations as the plain one took."""
         rows, features = self.rows, self.features
         memory = gram_memory(self._images(), self._grouped(), rows, features, _itemsize(self.input), self.device)
+        gradient = FLOAT64 * self.groups * features * self.outputs
+        held = gradient_memory(features, self.outputs, self.groups)
         return Work(
             gram_flops(rows, features, self.groups),
-            self.input_bytes + FLOAT64 * self.groups * features**2,
-            memory + self.kept_bytes,
+            self.input_bytes + self.output_bytes + FLOAT64 * self.groups * features**2 + gradient,
+            memory + held + self.kept_bytes,
         )
 
     def kernel(self) -> Work:
@@ -282,7 +284,7 @@ class _Sizes:
         wide = FLOAT64 * self.groups * self.features * self.outputs
         return Work(
             triangular_flops(self.features, self.outputs, self.groups),
-            factor + self.gradient_bytes + self.result_bytes,
+            factor + wide + self.result_bytes,
             2 * factor + 4 * wide + self.kept_bytes,
         )
 
@@ -329,14 +331,6 @@ def _has_input_gradient(match: Match) -> bool:
         if same and not reached.isdisjoint(node.all_input_nodes):
             return True
     return False
-
-
-def _is_superfluous(match: Match) -> bool:
-    """Whether nothing is left to do for the node that computed the plain weight gradient."""
-    if match.call.kind is not Kind.CONVOLUTION:
-        return True
-    backward = match.gradient.node.args[0]
-    return all(user is match.gradient.node for user in backward.users if user.target is operator.getitem and user.users)
 
 
 def _batch_symbol(match: Match) -> sympy.Symbol | None:

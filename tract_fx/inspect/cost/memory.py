@@ -29,7 +29,7 @@ from tract_fx.ops.cpu.toeplitz import Axes, axes_of, sums_shape
 from tract_fx.ops.gpu.launch import WORKSPACE_BYTES
 from tract_fx.ops.patches import PatchGeometry
 
-__all__ = ["gram_memory"]
+__all__ = ["gradient_memory", "gram_memory"]
 
 Expr: TypeAlias = sympy.Expr
 
@@ -61,6 +61,19 @@ def gram_memory(
     if device == "cpu" and geometry.kernel_size:
         ways.extend(_of_overlapping_patches(shape, geometry, itemsize))
     return result + sympy.Max(*ways)
+
+
+def gradient_memory(features: Expr, outputs: Expr, groups: Expr | int) -> Expr:
+    """Bytes that ``G`` takes beyond those of :func:`gram_memory`: itself, in float64, and ``dZ`` in a block of few rows.
+
+    The covariance is there by then, but its blocks are not, and those of ``X`` are no larger.
+
+    Args:
+        features: ``n``, of one group.
+        outputs: ``m``, of one group.
+        groups: number of systems.
+    """
+    return FLOAT64 * outputs * (groups * features + FEWEST_ROWS)
 
 
 def _plain(

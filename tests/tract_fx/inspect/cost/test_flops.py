@@ -211,7 +211,6 @@ def test_the_rewritten_graph_has_the_operations_that_its_cost_says(name: str) ->
     (match,) = find(joint).matches
     cost = layer_cost(match, before)
     apply(match, lam_node(joint.graph))
-    assert step_flops(joint.graph) - before == cost.total.flops
     joint.graph.eliminate_dead_code()
     assert step_flops(joint.graph) - before == cost.added
 
