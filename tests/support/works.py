@@ -65,11 +65,14 @@ FEATURES = {
     "copies": ("in use", "Pickled and deep-copied compiled models still train with TrAct; state dicts unchanged"),
     "inference": ("in use", "`eval()`, `no_grad`, `inference_mode`, models without a first layer"),
     "untouched": ("in use", "Everything else is bitwise that of the plain compile"),
-    "errors": ("no silent fallback", "What cannot be rewritten is an error that names the layer, the reason and the remedy"),
-    "inner gradients": ("no silent fallback", "A gradient taken inside of the compiled function is an error"),
-    "skipped": ("no silent fallback", "A model, or first layer, that Dynamo skips is a warning before the optimiser's first step"),
+    "errors": ("errors", "What cannot be rewritten is an error that names the layer, the reason and the remedy"),
+    "inner gradients": ("errors", "A gradient taken inside of the compiled function is an error"),
+    "skipped": ("errors", "A model, or first layer, that Dynamo skips is a warning before the optimiser's first step"),
     "explain": ("inspecting", "`explain`: names, costs and graphs are right, and it leaves nothing behind"),
-    "probe": ("inspecting", "`probe`: each planted fault is reported, and good data is not; every number against float64"),
+    "probe": (
+        "inspecting",
+        "`probe`: each planted fault is reported, and good data is not; every number against float64",
+    ),
     "logs": ("inspecting", '`TORCH_LOGS="tract_fx"`, `TORCH_TRACE` and `tlparse`, also from a cache'),
     "command line": ("inspecting", "`tract-fx explain`, `probe`, `doctor`: exit status, suggestions, models by name"),
     "processes": (
