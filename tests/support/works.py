@@ -65,15 +65,9 @@ FEATURES = {
     "copies": ("in use", "Pickled and deep-copied compiled models still train with TrAct; state dicts unchanged"),
     "inference": ("in use", "`eval()`, `no_grad`, `inference_mode`, models without a first layer"),
     "untouched": ("in use", "Everything else is bitwise that of the plain compile"),
-    "errors": (
-        "no silent fallback",
-        "What cannot be rewritten is an error that names the layer, the reason and the remedy",
-    ),
-    "inner gradients": ("no silent fallback", "A gradient taken inside of the compiled function is an error"),
-    "skipped": (
-        "no silent fallback",
-        "A model, or first layer, that Dynamo skips is a warning before the optimiser's first step",
-    ),
+    "errors": ("errors", "What cannot be rewritten is an error that names the layer, the reason and the remedy"),
+    "inner gradients": ("errors", "A gradient taken inside of the compiled function is an error"),
+    "skipped": ("errors", "A model, or first layer, that Dynamo skips is a warning before the optimiser's first step"),
     "explain": ("inspecting", "`explain`: names, costs and graphs are right, and it leaves nothing behind"),
     "probe": (
         "inspecting",
