@@ -49,7 +49,8 @@ class Operands:
             return primal_gradient(self.input, self.exact_gradient(), self.rows, lam, self.geometry)
         input, scale = scale_down(self.input)
         gram, gradient = sums_of(input, self.output_channels, self.geometry)
-        return solve_primal(gram / self.rows, gradient * scale, lam, scale)
+        plain = gradient if isinstance(scale, float) else gradient * scale
+        return solve_primal(gram / self.rows, plain, lam, scale)
 
     def dual(self, lam: Tensor | float) -> Tensor:
         """The same from systems of the size of the rows."""

@@ -279,13 +279,16 @@ class _Sizes:
         return Work(cholesky_flops(size, self.groups), 2 * matrix, 3 * matrix + self.kept_bytes)
 
     def solve(self) -> Work:
-        """The factor and a copy of it; the gradient in float64, the right-hand side, its copy, which is solved in place."""
+        """The Gram matrix, the factor and a copy of it; ``G``, the right-hand side, its copy, which is solved, the result.
+
+        For float64 inputs, which are scaled, there are two more of the latter.
+        """
         factor = FLOAT64 * self.groups * self.features**2
         wide = FLOAT64 * self.groups * self.features * self.outputs
         return Work(
             triangular_flops(self.features, self.outputs, self.groups),
             factor + wide + self.result_bytes,
-            2 * factor + 4 * wide + self.kept_bytes,
+            3 * factor + 7 * wide + self.kept_bytes,
         )
 
     def solve_and_multiply(self) -> Work:
