@@ -46,30 +46,28 @@ class Size:
         return self.rates.get((network, optimizer), self.rates["resnet", optimizer])
 
 
+SMALL = Size(
+    name="small",
+    networks={"resnet": networks.small_resnet, "vit": networks.small_vit},
+    titles={"resnet": "small ResNet", "vit": "small ViT"},
+    rates={("resnet", "sgd"): 0.1, ("resnet", "adam"): 4e-3, ("vit", "adam"): 2e-3},
+    budgets=(3, 6, 12),
+    train=10_000,
+    test=5_000,
+    batch=128,
+    bfloat16=False,
+    channels_last=True,
+)
+
 SIZES = {
-    "small": Size(
-        name="small",
-        networks={"resnet": networks.small_resnet, "vit": networks.small_vit},
-        titles={"resnet": "small ResNet", "vit": "small ViT"},
-        rates={("resnet", "sgd"): 0.1, ("resnet", "adam"): 4e-3, ("vit", "adam"): 2e-3},
-        budgets=(3, 6, 12),
-        train=10_000,
-        test=5_000,
-        batch=128,
-        bfloat16=False,
-        channels_last=True,
-    ),
-    "medium": Size(
+    "small": SMALL,
+    "medium": dataclasses.replace(
+        SMALL,
         name="medium",
-        networks={"resnet": networks.small_resnet, "vit": networks.small_vit},
         titles={"resnet": "small ResNet, all images", "vit": "small ViT, all images"},
-        rates={("resnet", "sgd"): 0.1, ("resnet", "adam"): 4e-3, ("vit", "adam"): 2e-3},
         budgets=(10, 20, 40),
         train=0,
         test=0,
-        batch=128,
-        bfloat16=False,
-        channels_last=True,
     ),
     "full": Size(
         name="full",
