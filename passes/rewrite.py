@@ -155,33 +155,24 @@ def apply_shared(
 def _drop_plain_gradient(match: Match) -> None:
     """Leave nothing that computes the plain weight gradient of a convolution, unless somebody else uses it.
 
-    A product without users is dropped by whatever compiles the graph. ``convolution_backward`` has other results, and an
-    implementation may compute the weight gradient with that of the bias, which is therefore summed on its own.
+    A product without users is dropped by whatever compiles the graph. ``convolution_backward`` has other results. That of
+    the bias stays where it is, so that it is the same to the last bit: Inductor makes it a sum of its own on a GPU, and the
+    CPU's implementation computes it together with a weight gradient that nobody asks for.
     """
     gradient = match.gradient.node
     if match.call.kind is not Kind.CONVOLUTION or gradient.users:
         return
     backward, graph = gradient.args[0], gradient.graph
     for result in [user for user in backward.users if user.target is operator.getitem]:
-        if result.args[1] == 2 and result.users:
-            result.replace_all_uses_with(_bias_gradient(match.gradient.output_gradient, result))
         if not result.users:
             graph.erase_node(result)
     if not backward.users:
         graph.erase_node(backward)
         return
-    of_input, *_ = backward.args[10]
-    backward.args = (*backward.args[:10], [of_input, False, False])
+    of_input, _, of_bias = backward.args[10]
+    backward.args = (*backward.args[:10], [of_input, False, of_bias])
     old = backward.meta["val"]
-    backward.meta["val"] = (old[0], None, None)
-
-
-def _bias_gradient(output_gradient: Node, old: Node) -> Node:
-    dims = [0, *range(2, output_gradient.meta["val"].dim())]
-    with old.graph.inserting_after(old):
-        new = old.graph.call_function(aten.sum.dim_IntList, (output_gradient, dims))
-    new.meta = dict(old.meta)
-    return new
+    backward.meta["val"] = (old[0], None, old[2])
 
 
 def _order_after(tangent: Node, started: Node, like: Node) -> Node:

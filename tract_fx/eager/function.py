@@ -93,17 +93,13 @@ def _solve(operands: Operands, lam: Tensor, dual: bool, sharing: Sharing | None)
 def _plain_gradients(
     input: Tensor, weight: Tensor, output_gradient: Tensor, geometry: PatchGeometry, of_input: bool, of_bias: bool
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of input and bias as autograd computes them, by the same operators but for a convolution's bias.
-
-    The operator that computes that may compute the gradient of the weight as well, asked for it or not.
-    """
-    bias = output_gradient.sum([0, *range(2, output_gradient.dim())]) if of_bias else None
-    if not of_input:
-        return None, bias
+    """Gradients of input and bias as autograd computes them, by the same operators."""
     weight = weight.to(input.dtype)
     if not geometry.kernel_size:
-        return output_gradient.mm(weight), bias
+        return output_gradient.mm(weight) if of_input else None, output_gradient.sum(0) if of_bias else None
+    if not of_input and not of_bias:
+        return None, None
     spatial = geometry.stride, geometry.padding, geometry.dilation
-    others = False, [0] * len(geometry.stride), geometry.groups, [True, False, False]
-    arguments = output_gradient, input, weight, None, *spatial, *others
-    return torch.ops.aten.convolution_backward(*arguments)[0], bias
+    others = False, [0] * len(geometry.stride), geometry.groups, [of_input, False, of_bias]
+    found = torch.ops.aten.convolution_backward(output_gradient, input, weight, [weight.shape[0]], *spatial, *others)
+    return found[0], found[2]

@@ -84,7 +84,7 @@ def test_before_and_after_differ_in_what_is_added() -> None:
     assert names.isdisjoint(graph.added)
     assert names - set(graph.removed) | set(graph.added) == {node.name for node in explanation.graph_after.graph.nodes}
     targets = [str(node.target) for node in explanation.graph_after.graph.nodes]
-    assert targets.count("tract_fx.patch_gram.default") == 1
+    assert targets.count("tract_fx.gram_and_gradient.default") == 1
     assert not any("tract_fx" in str(node.target) for node in explanation.graph_before.graph.nodes)
 
 
@@ -160,7 +160,7 @@ def test_what_needs_values_is_run_on_a_copy_and_said() -> None:
 def test_what_needs_values_and_has_none_is_an_error() -> None:
     with torch.device("meta"):
         model = AsksForValues()
-    with pytest.raises(tract_fx.CaptureError, match="without values"):
+    with pytest.raises(tract_fx.CaptureError, match="without the values"):
         explain(model, images(6, 4))
 
 
