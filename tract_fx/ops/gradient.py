@@ -4,8 +4,8 @@
 float32, before the inverse multiplies what was lost by up to the condition number of the covariance. It is computed here
 instead, from the operands that the layer saw, and the plain weight gradient is not computed at all.
 
-On a GPU whose kernels compute both sums in one pass over the input they do so; elsewhere, ``G`` is summed in float64 by
-:mod:`tract_fx.ops.cpu.gradient`.
+The covariance has kernels on a GPU; ``G`` has none yet and is summed in float64 by :mod:`tract_fx.ops.cpu.gradient` on every
+device.
 """
 
 from __future__ import annotations
