@@ -16,7 +16,6 @@ CAPTIONS = {
     ("gram", "primal"): "XᵀX of all patches",
     ("gram", "dual"): "XXᵀ of all rows",
     ("gradient", "primal"): "G = dZᵀX, float64",
-    ("dual", "dual"): "((XXᵀ / r + λI)⁻¹ dZ)ᵀ X",
     ("factor", "primal"): "C + λI = LLᵀ",
     ("factor", "dual"): "XXᵀ / r + λI = LLᵀ",
     ("solve", "primal"): "(C + λI)⁻¹ Gᵀ",
