@@ -72,7 +72,7 @@ def calls(joint: JointGraph, is_weight: Callable[[Node], bool]) -> Iterator[Call
 
     Args:
         joint: the joint graph.
-        is_weight: tells whether a node is made of parameters alone.
+        is_weight: returns whether a node is made of parameters alone.
     """
     decomposed: dict[tuple[str, int | None], list[Node]] = {}
     for node in joint.forward_nodes:

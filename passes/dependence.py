@@ -17,7 +17,7 @@ class Dependence:
     """What a value depends on.
 
     ``parameters`` names the parameters as long as the value is made of them alone; once data or an activation is mixed in,
-    only the fact remains (``trainable``), since nobody asks for the names of a deep network's whole history.
+    only the fact remains (``trainable``), since the names in a deep network's whole history are not needed.
     ``from_constant_table`` is the value of a constant table at indices that are data: codes, tokens and positions carry no
     gradient, so that after a graph break nothing else distinguishes those that a network has computed from data.
     """

@@ -2,10 +2,10 @@
 
 A **first layer** is a convolution or matrix product of the forward pass with an input that depends on data and on no
 parameter and no activation, and a weight that depends on a parameter and not on data, and whose gradient exists. All such
-calls count. Only tensors carry dependence; sizes do not. ``layers=[...]`` puts names in the place of the condition on the
-input.
+calls count. Only tensors carry dependence; sizes do not. ``layers=[...]`` selects calls by name and replaces the
+condition on the input.
 
-:func:`find` never changes the graph. What it does not take, it says why.
+:func:`find` never changes the graph. For every call that it considers and leaves alone, it reports the reason.
 """
 
 from __future__ import annotations
@@ -54,10 +54,19 @@ class Form(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Match:
-    """One call to rewrite, with everything that the rewrite needs.
+    """A call to rewrite, with everything that the rewrite needs.
 
-    ``groups`` counts the systems that are solved. ``batch`` is that of a batched product; entries along its shared
-    dimensions, along which one weight is expanded, are rows of the same layer.
+    Attributes:
+        call: the forward call; its ``input`` is ``X`` before the rows are taken from it.
+        gradient: the backward nodes that hold the weight gradient ``G`` and the output gradient ``dZ``.
+        layer: qualified name of the module that made the call.
+        weights: names of the parameters from which the weight is computed, sorted.
+        rows: ``r``, the number of rows of ``X`` for one group; symbolic when the graph is dynamic.
+        features: ``n``, the number of columns of ``X`` for one group.
+        groups: number of independent systems that are solved.
+        form: whether the systems are ``n x n`` (primal) or ``r x r`` (dual).
+        batch: the batch dimensions of a batched product, empty for every other call; entries along a shared dimension,
+            along which one weight is expanded, are rows of the same layer.
     """
 
     call: Call
@@ -78,7 +87,7 @@ class Match:
 
 @dataclasses.dataclass(frozen=True)
 class Rejection:
-    """A call, or an operation, that was not taken, why, and what can be done about it."""
+    """A call, or another operation, that is not rewritten, with the reason and what the user can do about it."""
 
     kind: RejectionKind
     layer: str
@@ -90,7 +99,7 @@ class Rejection:
 
 @dataclasses.dataclass(frozen=True)
 class Findings:
-    """What :func:`find` has seen, in the order of the graph; ``has_gradients`` is whether the graph computes any."""
+    """Results of :func:`find` in the order of the graph; ``has_gradients`` says whether the graph computes gradients."""
 
     matches: tuple[Match, ...] = ()
     rejections: tuple[Rejection, ...] = ()
@@ -209,7 +218,7 @@ def _other_layers(
 def _with_hand_written_backwards(
     joint: JointGraph, depends: dict[Node, Dependence], matches: Iterable[Match], rejections: Iterable[Rejection]
 ) -> Iterator[Rejection]:
-    """The rejections; a gradient that autograd did not compute, but the user's own code did, is one to be loud about."""
+    """The rejections; a gradient that the user's own code computed instead of autograd becomes an unsupported layer."""
     known = {match.weights for match in matches}
     for item in rejections:
         own = item.kind is RejectionKind.NO_GRADIENT and item.weights not in known
@@ -235,7 +244,7 @@ def _choose_form(rows: Size, features: int) -> Form:
     """Dual when the rows are known to be fewer than the features.
 
     With dynamic rows the primal form is taken, since its cost does not depend on them - unless its system would not fit
-    into memory; then the rows of the example decide, and a guard compiles anew should they ever outgrow the features.
+    into memory; then the rows of the example decide, and a guard recompiles should they ever outnumber the features.
     """
     if statically_known_true(rows < features):
         return Form.DUAL

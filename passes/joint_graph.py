@@ -27,7 +27,7 @@ DEFAULT_NAMING = Naming()
 
 
 class Role(enum.Enum):
-    """What an input of a compiled graph is to the user. AOTAutograd does not know: the backend says."""
+    """What an input of a compiled graph is to the user. AOTAutograd does not know; the backend determines it."""
 
     PARAMETER = "parameter"
     """An ``nn.Parameter`` that requires grad, or in functional code what is used like one."""

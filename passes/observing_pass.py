@@ -40,8 +40,8 @@ class ObservingPass:
     Args:
         inputs: the inputs of the graph that Dynamo captured.
         layers: ``"first"``, or names of modules and parameters.
-        observer: is given a match, its geometry in the layout of ``tract_fx.ops`` and the number of outputs of one group,
-            and returns what observes it.
+        observer: called with a match, its geometry in the layout of ``tract_fx.ops`` and the number of outputs of one
+            group; returns the operator that observes it.
         on_findings: called with the findings before anything is changed.
         naming: how layers are called.
     """

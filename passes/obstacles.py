@@ -32,8 +32,8 @@ WRAPPED = "it is wrapped in tract_fx.TrAct already, which computes this gradient
 # Operators that multiply rows with a weight, but not as a real matrix product of two tensors of the graph.
 _OTHER_PRODUCTS = {
     "_trilinear": "a bilinear layer multiplies pairs of features, and its rows have no covariance in the closed form",
-    "_scaled_mm": "a product of float8 numbers has its scales apart from its factors",
-    "_int_mm": "a product of integers has its scales apart from its factors",
+    "_scaled_mm": "a product of float8 numbers keeps its scales separate from its factors",
+    "_int_mm": "a product of integers keeps its scales separate from its factors",
     "_weight_int8pack_mm": "a product with a quantised weight has no gradient of that weight",
     "_weight_int4pack_mm": "a product with a quantised weight has no gradient of that weight",
     "mkldnn_rnn_layer": "a fused recurrent layer does not show its products",
@@ -74,7 +74,7 @@ class Obstacle:
 
 
 def obstacle(joint: JointGraph, call: Call, weights: Iterable[str]) -> Obstacle | None:
-    """What stands against rewriting a call, whatever its backward pass looks like."""
+    """The reason why a call cannot be rewritten, whatever its backward pass looks like, or None."""
     if not joint.differentiated_inside.isdisjoint(weights):
         return Obstacle(
             "the compiled function itself takes the gradient of its weight, where this pass cannot see it",
@@ -100,7 +100,7 @@ def obstacle(joint: JointGraph, call: Call, weights: Iterable[str]) -> Obstacle 
 
 
 def obstacle_in_batch(batch: Sequence[BatchDimension]) -> Obstacle | None:
-    """What stands against telling rows from groups in the batch of a batched product."""
+    """The reason why rows and groups cannot be separated in the batch of a batched product, or None."""
     dynamic = sum(isinstance(item.size, torch.SymInt) for item in batch)
     if dynamic > 1 and any(item.shared for item in batch):
         return Obstacle("its weight is broadcast along several dimensions of sizes that are known at run time only")
@@ -109,7 +109,7 @@ def obstacle_in_batch(batch: Sequence[BatchDimension]) -> Obstacle | None:
 
 @dataclasses.dataclass(frozen=True)
 class OtherProduct:
-    """Data and weights that meet in an operator that is a layer, but none that can be rewritten."""
+    """An operator that combines data and weights as a layer does, and that cannot be rewritten."""
 
     node: Node
     operator: str
@@ -138,7 +138,7 @@ def other_products(joint: JointGraph, depends: dict[Node, Dependence]) -> Iterat
 def differentiated_by_hand(
     joint: JointGraph, weights: Iterable[str], depends: dict[Node, Dependence]
 ) -> Obstacle | None:
-    """What is said of a gradient that is computed from raw data, by nodes that autograd derived from no call, if it is.
+    """The obstacle where a gradient is computed from raw data by nodes that autograd did not derive from any call.
 
     Args:
         joint: the joint graph.
@@ -161,17 +161,17 @@ def differentiated_by_hand(
 
 
 def _of_parts(joint: JointGraph, call: Call, weights: Iterable[str]) -> str | None:
-    """What is wrong with weights and data that are spread over processes (DTensor)."""
+    """The reason why weights or data that are sharded over processes (DTensor) cannot be rewritten, or None."""
     if any(item.parts for item in joint.inputs if item.role is Role.DATA):
-        return "a tensor of data is spread over processes (DTensor), each of which has only a part of the rows"
+        return "its input is sharded over processes (DTensor), so that each process holds only a part of the rows"
     for item in joint.inputs:
         if item.name not in weights or not item.parts:
             continue
         nodes = joint.parameters.get(item.name, ())
         if set(item.parts) != {0} or call.geometry.groups > 1 or not _has_outputs_first(call, nodes):
             return (
-                "its weight is spread over processes (DTensor) along other dimensions than its outputs, and so none of them "
-                "has whole rows"
+                "its weight is sharded over processes (DTensor) along a dimension other than its outputs, so that no "
+                "process holds whole rows"
             )
     return None
 

@@ -1,4 +1,4 @@
-"""The only file that changes a graph: it puts the TrAct gradient in the place of the plain weight gradient.
+"""The only file that changes a graph: it replaces the plain weight gradient with the TrAct gradient.
 
 Before, a convolution under autocast::
 
@@ -6,7 +6,7 @@ Before, a convolution under autocast::
     getitem_1: bf16[64, 3, 7, 7] = convolution_backward[1]
     convert:   f32[64, 3, 7, 7] = prims.convert_element_type(getitem_1, float32)      -> gradient of the parameter
 
-After, the plain weight gradient being gone::
+After; the plain weight gradient is no longer computed::
 
     sums: f64[1, 147, 147], f64[1, 64, 147] = tract_fx.gram_and_gradient(x, dz, [7, 7], [2, 2], [3, 3], [1, 1], 1)
     ... sums[0] / rows + lam I -> linalg_cholesky_ex -> cholesky_solve(sums[1] transposed) -> where(info == 0) ...
@@ -88,7 +88,7 @@ def apply(match: Match, lam: Node, decompositions: Decompositions | None = None)
 def replace_gradient(
     match: Match, formula: Callable[..., Tensor], others: list[Node], decompositions: Decompositions | None = None
 ) -> None:
-    """Put ``formula(gradient, *others)`` in the place of the weight gradient of a match.
+    """Replace the weight gradient of a match with ``formula(gradient, *others)``.
 
     Args:
         match: a result of :func:`~tract_fx.passes.first_layer.find` on the graph as it is now.
@@ -117,11 +117,11 @@ def apply_shared(
         match: as for :func:`apply`, of primal form.
         lam: the node that holds ``lam``, a float64 tensor of no dimension.
         groups: process groups that share it.
-        tangent: what comes with the backward pass; without it the covariance waits for the gradient of the layer's output.
+        tangent: an input of the backward pass; without it the covariance waits for the gradient of the layer's output.
         decompositions: those that the rest of the graph was traced with.
 
     Returns:
-        What stands for ``tangent`` in the rest of the graph.
+        The node that replaces ``tangent`` in the rest of the graph.
     """
     gradient, input = match.gradient.node, match.call.input
     sharing = Sharing.of(groups, match.weights, match.features, match.groups, input.meta["val"].dtype)
@@ -153,11 +153,11 @@ def apply_shared(
 
 
 def _drop_plain_gradient(match: Match) -> None:
-    """Leave nothing that computes the plain weight gradient of a convolution, unless somebody else uses it.
+    """Remove the computation of a convolution's plain weight gradient, unless another node uses it.
 
     A product without users is dropped by whatever compiles the graph. ``convolution_backward`` has other results. That of
-    the bias stays where it is, so that it is the same to the last bit: Inductor makes it a sum of its own on a GPU, and the
-    CPU's implementation computes it together with a weight gradient that nobody asks for.
+    the bias stays where it is and bitwise equal: on a GPU Inductor turns it into a separate sum, and on a CPU oneDNN
+    computes it together with a weight gradient that is not used.
     """
     gradient = match.gradient.node
     if match.call.kind is not Kind.CONVOLUTION or gradient.users:
@@ -176,7 +176,7 @@ def _drop_plain_gradient(match: Match) -> None:
 
 
 def _order_after(tangent: Node, started: Node, like: Node) -> Node:
-    """Let everything that uses ``tangent`` come after ``started``, unless that takes a copy of something large."""
+    """Order everything that uses ``tangent`` after ``started``, unless that needs a copy of a large tensor."""
     size = tangent.meta["val"].numel()
     if isinstance(size, int) and size > MOST_HELD:
         return tangent
@@ -289,7 +289,7 @@ def _gradients_by_entry(left: bool, input: Tensor, outputs: Tensor, folding: Fol
 
 
 def _matrix(tensor: Tensor, transpose: bool, *, vector_is_row: bool) -> Tensor:
-    """A factor of a product as ``(batch, rows, columns)``, transposed where the product has it the other way round."""
+    """A factor of a product as ``(batch, rows, columns)``, transposed where the product has it transposed."""
     if tensor.dim() == 1:
         return (tensor[None] if vector_is_row else tensor[:, None])[None]
     matrix = tensor if tensor.dim() == 3 else tensor[None]

@@ -24,13 +24,13 @@ class TractPass(CustomGraphPass):
     Args:
         inputs: the inputs of the graph that Dynamo captured.
         layers: ``"first"``, or names of modules and parameters.
-        lam: gives the node of a joint graph that holds ``lam``, a float64 tensor of no dimension.
-        identity: what tells this pass from every other one, for the keys of Inductor's and AOTAutograd's caches.
+        lam: returns the node of a joint graph that holds ``lam``, a float64 tensor of no dimension.
+        identity: distinguishes this pass from every other one in the keys of Inductor's and AOTAutograd's caches.
         on_findings: called with the findings before anything is changed; it may raise.
         decompositions: makes the table that the joint graph was traced with.
         before: passes of the user, run first.
         naming: how layers are called.
-        process_groups: that share covariances, if any.
+        process_groups: groups of processes that share covariances; empty when each process uses its own.
         watch: makes the context in which a graph that has matches is changed; it sees the graph before and after.
     """
 

@@ -55,7 +55,9 @@ def _of_convolution(call: Call) -> WeightGradient | None:
         and user.args[1:3] == (call.input, call.weight)
         and is_backward(user)
     ]
-    if len(backwards) > 1:  # the same weight on the same input twice; which is which only autograd's number tells
+    if (
+        len(backwards) > 1
+    ):  # the same weight on the same input twice; only autograd's sequence number distinguishes them
         backwards = [node for node in backwards if node.meta.get("seq_nr") == call.sequence_number]
     if not backwards:
         return None
@@ -74,7 +76,7 @@ def _of_product(joint: JointGraph, call: Call) -> WeightGradient | None:
     product, and that of all values leaving them only the weight's gradient is made from the input, does not.
     """
     if call.sequence_number is None:
-        raise AmbiguousGradientError("it has no sequence number of autograd's")
+        raise AmbiguousGradientError("it has no autograd sequence number")
     if joint.differentiated[call.sequence_number] not in call.nodes:
         return None
     nodes = joint.backward_by_sequence.get(call.sequence_number, ())

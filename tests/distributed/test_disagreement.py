@@ -48,7 +48,7 @@ def test_one_rank_with_a_layer_that_cannot_be_rewritten(two: Processes) -> None:
 @works("disagreement")
 def test_one_rank_that_never_comes(two: Processes) -> None:
     (message, seconds), _ = two.run(disagreeing.never_there, seconds=60)
-    assert "rank 1 did not come to the covariance of stem.weight within 1.5 seconds" in message
+    assert "rank 1 did not reach the covariance of stem.weight within 1.5 seconds" in message
     assert "TRACT_FX_AGREE_TIMEOUT" in message
     assert 1.5 <= seconds < 30
 

@@ -1,4 +1,4 @@
-"""A first layer whose weight is spread over processes: right where a process has whole rows, and refused elsewhere."""
+"""A first layer whose weight is sharded over processes: right where a process has whole rows, and refused elsewhere."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_spread_over_outputs(two: Processes) -> None:
 @works("tensor parallel")
 @pytest.mark.parametrize("plan", ["inputs", "data"])
 def test_spread_over_inputs_or_rows(two: Processes, plan: str) -> None:
-    message = "its weight is spread over processes" if plan == "inputs" else "a tensor of data is spread over processes"
+    message = "its weight is sharded over processes" if plan == "inputs" else "its input is sharded over processes"
     for result in two.run(tensor_parallel, plan, "aot_eager", "error"):
         assert "TrAct cannot be applied to stem" in result["error"]
         assert message in result["error"]

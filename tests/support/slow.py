@@ -83,8 +83,16 @@ SPLITS = {
         )
     ),
     "integration/test_official.py": Split(slow=("test_equals_the_authors_module*-0.05]",)),
-    "integration/test_untouched.py": Split(slow=("test_*[attention-inductor]",)),
-    "tract_fx/compile/test_logs.py": Split(slow=("test_debug_folders_*",)),
+    "integration/test_shapes.py": Split(
+        slow=("test_rows_that_fall_below_*[inductor]", "test_batch_one[conv-inductor]")
+    ),
+    "integration/test_untouched.py": Split(slow=("test_*[attention-inductor]", "test_*[convnet-inductor]")),
+    "passes/test_batch.py": Split(slow=("test_*inductor]",)),
+    "tract_fx/compile/test_logs.py": Split(slow=("test_debug_folders_*", "test_one_line_for_each_graph_*")),
+    "tract_fx/eager/test_compiled.py": Split(slow=("test_other_backends[convolution-inductor]",)),
+    "tract_fx/inspect/cost/test_flops.py": Split(slow=("test_a_dynamic_batch_*[resnet]",)),
+    "tract_fx/inspect/test_capture.py": Split(slow=("test_what_was_compiled_before[other model]",)),
+    "tract_fx/inspect/views/test_page_browser.py": Split(slow=("test_in_a_notebook_*",)),
     "tract_fx/ops/gpu/test_kernels.py": Split(
         slow=(
             "test_the_kernels_in_the_interpreter",
@@ -99,11 +107,13 @@ SPLITS = {
     "tract_fx/probing/views/test_figures.py": Split(slow=("test_every_layer_has_its_pictures",)),
     "tract_fx/test_backend.py": Split(
         slow=(
-            "test_the_user_s_own_joint_pass_still_runs[config]",
+            "test_the_user_s_own_joint_pass_still_runs*",
+            "test_evaluation_and_no_grad_*[inductor]",
             "test_modes_and_*",
             "test_a_frozen_first_layer[inductor]",
         )
     ),
+    "tract_fx/test_schedules.py": Split(slow=("test_*[inductor]",)),
     "tract_fx/test_packaging.py": Split(slow=("test_a_checkout_works_without_being_installed",)),
     "tract_fx/tools/demo/test_figures.py": Split(slow=("test_filters_are_drawn*",)),
     "tract_fx/tools/demo/test_command.py": Split(slow=("test_demo_on_the_digits_*",)),
@@ -113,13 +123,10 @@ SPLITS = {
         fast=tuple(
             f"test_first_layers[{model}]"
             for model in (
-                "timm:test_byobnet",
                 "timm:convmixer_1024_20_ks9_p14",
                 "timm:test_convnext",
-                "timm:crossvit_9_240",
                 "timm:test_efficientnet",
                 "timm:hiera_tiny_224",
-                "timm:test_nfnet",
                 "timm:resnet18",
                 "timm:test_vit",
                 "torchvision:r3d_18",
@@ -130,13 +137,12 @@ SPLITS = {
                 "transformers:Wav2Vec2Model",
                 "transformers:ASTModel",
                 "transformers:PatchTSTModel",
-                "transformers:TimeSeriesTransformerModel",
                 "transformers:BertModel",
                 "denoiser:ConditionalTransformer",
             )
         )
     ),
-    "zoo/test_zoo_gradients.py": Split(fast=("test_gradients_through_generated_code[resnet]",)),
+    "zoo/test_zoo_gradients.py": Split(),
 }
 
 

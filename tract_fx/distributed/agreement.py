@@ -1,11 +1,11 @@
-"""Processes that share a covariance make sure, before the first collective, that all of them mean the same one.
+"""Before the first collective, processes that share a covariance check that they mean the same one.
 
 A collective that one process starts and another never does, hangs. So each process posts what it is about to do to the
 key-value store of the group, and waits until all have. That takes place once for each layer, in its first backward pass.
 A process that cannot take part posts that too, when it compiles, and need not be waited for.
 
-Each process reads a fixed number of keys while it waits, whatever the size of the group; single posts are read when there
-is something to complain about.
+Each process reads a fixed number of keys while it waits, whatever the size of the group; individual posts are read only
+when there is an error to report.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TIMEOUT_VARIABLE = "TRACT_FX_AGREE_TIMEOUT"
 
 # Between two looks at the store, in seconds: compilation may take one process minutes longer than another.
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.002, 0.5
-# How long a process that is about to raise stays, so that the others, too, can read why (one of them serves the store).
+# Seconds for which a process that is about to raise stays, so that the others can read the reason (one serves the store).
 GRACE = 5.0
 RANKS_SHOWN = 8
 
@@ -49,8 +49,8 @@ def agree_once(group_name: str, layer: str, lam: Callable[[], float]) -> None:
 
     Args:
         group_name: of the process group.
-        layer: says which layer, in JSON; calls with one that is agreed on return at once.
-        lam: gives this rank's; called only when there is something to agree on.
+        layer: description of the layer, in JSON; once it has been agreed on, further calls return at once.
+        lam: returns this rank's ``lam``; called only when there is something to agree on.
 
     Raises:
         DisagreementError: naming the ranks that are missing or differ, and in what.
@@ -63,12 +63,12 @@ def agree_once(group_name: str, layer: str, lam: Callable[[], float]) -> None:
 
 
 def disagree(group_name: str, layer: str, lam: Callable[[], float]) -> None:
-    """Every rank has seen that they differ: find out in what. Returns when it is not within this group.
+    """Find out in what the ranks differ, after each has seen that they do. Returns if it is not within this group.
 
     Args:
         group_name: of the process group.
         layer: as in :func:`agree_once`.
-        lam: gives this rank's.
+        lam: returns this rank's ``lam``.
 
     Raises:
         DisagreementError: naming the ranks that differ, and in what.
@@ -82,12 +82,12 @@ def is_simulated(group_name: str) -> bool:
 
 
 def refuse(groups: Iterable[Group], names: Iterable[str], reason: str) -> None:
-    """Tell the others that this process rewrites no layer in a graph.
+    """Inform the other ranks that this process rewrites no layer in a graph.
 
     Args:
-        groups: that would have shared a covariance.
-        names: of the inputs of the graph.
-        reason: why.
+        groups: the groups that would have shared a covariance.
+        names: names of the inputs of the graph.
+        reason: why no layer is rewritten.
     """
     for group in groups:
         if is_simulated(group.name):
@@ -104,7 +104,7 @@ def watch_engine(groups: Iterable[Group], engine: torch.nn.Module) -> None:
 def _agreement(group_name: str) -> RankAgreement:
     group = compat.group_named(group_name)
     agreement = process_state.agreements.get(group_name)
-    if agreement is None or agreement.group() is not group:  # destroyed and made anew under the same name
+    if agreement is None or agreement.group() is not group:  # destroyed and created again under the same name
         agreement = process_state.agreements[group_name] = RankAgreement(group_name, group)
     return agreement
 
@@ -124,11 +124,11 @@ class RankAgreement:
         self._refusals: list[dict[str, Any]] = []
 
     def check_engines(self) -> None:
-        """Refuse what no protocol can save: ranks that have run out of data shadow the engine's collectives, not ours."""
+        """Raise under ``join()``: ranks without data repeat the collectives of the engine, not those of this package."""
         if any(map(compat.is_joining, self.engines)):
             raise DisagreementError(
-                "DistributedDataParallel.join() lets a process without data answer for the gradients, but it has no part "
-                "in the covariance of the first layer. Give every process the same number of batches, which may be of "
+                "DistributedDataParallel.join() lets a process without data take part in averaging the gradients, but not "
+                "in the covariance of the first layer. Give every process the same number of batches, which may have "
                 "different sizes, or leave process_group out."
             )
 
@@ -178,11 +178,11 @@ class RankAgreement:
             pause = min(2 * pause, LONGEST_PAUSE)
         missing = [rank for rank in range(self.size) if not self._store.check([f"{topic}/{rank}"])]
         return (
-            f"Of process group {self.name!r}, {_ranks(missing)} did not come to {_what(post)} within "
-            f"{self._timeout:g} seconds ({TIMEOUT_VARIABLE} sets another time). Every process has to compile the same "
-            "model with the same backend, and to run the same backward passes."
+            f"Of process group {self.name!r}, {_ranks(missing)} did not reach {_what(post)} within "
+            f"{self._timeout:g} seconds ({TIMEOUT_VARIABLE} changes the limit). Every process must compile the same "
+            "model with the same backend and run the same backward passes."
             + "".join(
-                f" Rank {item['rank']} has said: {item['reason']}"
+                f" Rank {item['rank']} reported: {item['reason']}"
                 for item in self._posted_refusals()
                 if item["rank"] in missing
             )
@@ -217,7 +217,7 @@ class RankAgreement:
                 yield json.loads(self._store.get(f"refusal/{index}"))
 
     def _clear(self, topic: str, same: str) -> None:
-        """The last one that has read the counters removes them: a group made anew counts over the same store again."""
+        """The last rank that has read the counters removes them, since a group created later counts in the same store."""
         done = f"{topic}/done"
         if self._store.add(done, 1) == self.size:
             for key in (topic, same, done):
@@ -242,7 +242,9 @@ def _timeout(group: Any) -> float:
     try:
         return float(text) if text else compat.group_timeout(group)
     except ValueError:
-        raise DisagreementError(f"The environment variable {TIMEOUT_VARIABLE}={text!r} is no number.") from None
+        raise DisagreementError(
+            f"The environment variable {TIMEOUT_VARIABLE}={text!r} must be a number of seconds."
+        ) from None
 
 
 def _ranks(ranks: list[int]) -> str:

@@ -3,8 +3,8 @@
 So the mean over processes of the new gradients, which the engine takes, is the new gradient of the mean, provided that all
 of them use the same ``C``: the sum of their Gram matrices divided by the sum of their rows.
 
-In two parts, since the matrix depends on data alone: :func:`start_covariance` stands where the backward pass begins, and
-:func:`shared_gradient` where it has come to the weight's gradient. What is between them hides the communication.
+There are two parts, since the matrix depends on data alone: :func:`start_covariance` runs where the backward pass begins,
+and :func:`shared_gradient` where it has reached the weight's gradient. The work between them hides the communication.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ __all__ = ["Sharing", "agree", "order_after", "shared_gradient", "start_covarian
 
 functional = torch.ops._c10d_functional
 
-# What is summed beside the Gram matrix: rows, and what must come out as the number of ranks times everybody's own.
+# Numbers summed beside the Gram matrix: the rows, and four whose sums must be the number of ranks times each rank's own.
 SUMMED = 5
 # Variances below this, relative to the squared mean, are rounding.
 ROUNDING = 1e-12
 
 
 class Sharing(NamedTuple):
-    """With whom the covariance of a layer is shared.
+    """The processes that share the covariance of a layer.
 
     Attributes:
         groups: process groups; their sums are taken one after the other.
-        layer: what has to be the same on every rank, in JSON: a constant of the graph.
+        layer: the terms that must be the same on every rank, in JSON; a constant of the graph.
     """
 
     groups: tuple[Group, ...]
@@ -50,7 +50,7 @@ class Sharing(NamedTuple):
     def of(
         cls, groups: tuple[Group, ...], weights: tuple[str, ...], features: int, channel_groups: int, dtype: torch.dtype
     ) -> Sharing:
-        """Sharing of one layer, of which every rank must have the same names, sizes, dtype and version of this package."""
+        """Sharing of one layer; names, sizes, dtype and the version of this package must be the same on every rank."""
         terms = {
             "weights": weights,
             "features": features,
@@ -73,14 +73,14 @@ class Sharing(NamedTuple):
 
 @torch.library.custom_op("tract_fx::agree", mutates_args=())
 def agree(lam: Tensor, exponent: Tensor | None, after: Tensor, rows: int, group_names: str, layer: str) -> Tensor:
-    """Make sure, once for each layer, that all ranks are about to share its covariance.
+    """Check, once for each layer, that all ranks are about to share its covariance.
 
     Args:
         lam: one element.
         exponent: one element, if inputs are scaled.
-        after: not read. It comes with the backward pass, and so what follows from it is not moved out of there.
-        rows: of this process.
-        group_names: separated by commas.
+        after: not read. It is an input of the backward pass and keeps whatever depends on it there.
+        rows: number of rows of this process.
+        group_names: names of the process groups, separated by commas.
         layer: see :class:`Sharing`.
 
     Returns:
@@ -105,9 +105,9 @@ def _(lam: Tensor, exponent: Tensor | None, after: Tensor, rows: int, group_name
 
 @torch.library.custom_op("tract_fx::hold", mutates_args=())
 def order_after(tensor: Tensor, started: Tensor) -> Tensor:
-    """A copy of ``tensor``, so that what uses it comes after ``started``, of which nothing is read.
+    """A copy of ``tensor`` that orders its users after ``started``, which is not read.
 
-    Inductor sorts kernels by the memory they need, and would start the communication where it is awaited.
+    Inductor sorts kernels by the memory they need, and would otherwise start the communication where it is awaited.
     """
     return tensor.clone()
 
@@ -119,13 +119,13 @@ def _(tensor: Tensor, started: Tensor) -> Tensor:
 
 @torch.library.custom_op("tract_fx::await_sums", mutates_args=())
 def await_sums(started: Tensor, gradient: Tensor, lam: Tensor, group_names: str, layer: str, size: int) -> Tensor:
-    """Wait for the sums over ``size`` ranks; on the CPU, where looking at a number costs nothing, check them.
+    """Wait for the sums over ``size`` ranks, and on the CPU, where reading a number costs nothing, check them.
 
     Args:
-        started: what an all-reduce returned.
-        gradient: not read: waiting may begin when it is there, and no sooner.
-        lam: of this rank.
-        group_names: separated by commas.
+        started: the result of an all-reduce.
+        gradient: not read; waiting begins when it has been computed, and no sooner.
+        lam: this rank's ``lam``.
+        group_names: names of the process groups, separated by commas.
         layer: see :class:`Sharing`.
         size: number of ranks in all groups together.
 
@@ -160,7 +160,7 @@ def start_covariance(
     geometry: PatchGeometry,
     sharing: Sharing,
 ) -> tuple[Tensor, Tensor]:
-    """Start to add up the Gram matrices of all processes.
+    """Start to sum the Gram matrices of all processes.
 
     Args:
         input: what the layer saw, ``(batch, channels, *spatial)`` or ``(r, n)``.
@@ -168,10 +168,10 @@ def start_covariance(
         lam: positive, one element.
         after: see :func:`agree`.
         geometry: how rows are taken from ``input``.
-        sharing: with whom.
+        sharing: the processes that share it.
 
     Returns:
-        What :func:`shared_gradient` waits for, and the exponent of the power of two by which inputs are scaled down.
+        The sum in progress, for :func:`shared_gradient`, and the exponent of the power of two that scales inputs down.
     """
     scaled = input.dtype == torch.float64
     own = (scale_exponent(input) if input.numel() else input.new_zeros(())) if scaled else None
@@ -197,11 +197,11 @@ def shared_gradient(
     """``G (C + lam I)^-1`` with this process's ``G`` and the covariance of all.
 
     Args:
-        started: from :func:`start_covariance`, as ``exponent``.
-        exponent: of the scale of the inputs.
+        started: the first result of :func:`start_covariance`.
+        exponent: its second result.
         gradient: ``G``, the ordinary weight gradient, ``(groups, m, n)``.
         lam: positive, one element.
-        sharing: with whom.
+        sharing: the processes that share it.
 
     Returns:
         ``(groups, m, n)`` in float64; ``gradient`` itself where the factorisation fails, which it then does on all ranks.

@@ -28,14 +28,14 @@ LEAVE_GROUP_OUT = (
     "Leave process_group out: each process then uses the covariance of its own rows, in a system of their number."
 )
 OWN_COVARIANCE = (
-    "There are {count} processes, and each uses the covariance of its own part of the batch, which for few rows is not "
-    'the method. If their gradients are averaged, give process_group="ddp", or the process group, to {given_to}; the '
+    "There are {count} processes, and each uses the covariance of its own part of the batch, not of the whole "
+    'batch. If their gradients are averaged, give process_group="ddp", or the process group, to {given_to}; the '
     "covariance is then that of the whole batch."
 )
 
 
 def check_process_group(value: object) -> str | None:
-    """What an option holds: ``"ddp"``, the name under which PyTorch knows a process group, or None.
+    """The value of the option in stored form: ``"ddp"``, the name under which PyTorch registers a process group, or None.
 
     Raises:
         OptionError: for anything that is neither of these nor a process group.
@@ -56,11 +56,11 @@ def process_count() -> int:
 
 
 def warn_about_own_covariance(given_to: str, warned: set[str]) -> None:
-    """Warn, once, that without a process group the method is not that of one process with the whole batch.
+    """Warn, once, that without a process group the covariance is not that of the whole batch.
 
     Args:
-        given_to: what takes the option ``process_group``.
-        warned: what has been said already; ``given_to`` is added.
+        given_to: the function that takes the option ``process_group``.
+        warned: names for which the warning has been given; ``given_to`` is added.
     """
     count = process_count()
     if count > 1 and given_to not in warned:
@@ -90,7 +90,7 @@ def sharing_groups(process_group: str | None) -> tuple[Group, ...]:
 def _groups_of(engine: torch.nn.Module | None) -> tuple[Any, ...]:
     if engine is None:
         raise OptionError(
-            f'process_group="{ENGINE}", but the model that is being compiled is neither inside of '
+            f'process_group="{ENGINE}", but the model that is being compiled is neither inside '
             "DistributedDataParallel nor sharded by FSDP2's fully_shard, and no part of one: pass the "
             "torch.distributed.ProcessGroup over which its gradients are averaged."
         )
@@ -98,7 +98,7 @@ def _groups_of(engine: torch.nn.Module | None) -> tuple[Any, ...]:
         return compat.engine_groups(engine)
     except LookupError:
         raise OptionError(
-            f'process_group="{ENGINE}", but {type(engine).__name__} has no parameters that FSDP2 shards: hand over the '
+            f'process_group="{ENGINE}", but {type(engine).__name__} has no parameters that FSDP2 shards: pass the '
             "torch.distributed.ProcessGroup over which its gradients are averaged."
         ) from None
 
@@ -108,5 +108,5 @@ def _group_named(name: str) -> Any:
         return compat.group_named(name)
     except RuntimeError:
         raise OptionError(
-            f'process_group={name!r} is the name of no process group of this process: pass a group, or "{ENGINE}".'
+            f'process_group={name!r} does not name a process group of this process: pass a group, or "{ENGINE}".'
         ) from None

@@ -63,9 +63,7 @@ class Interception(TorchFunctionMode):
         elif weight.device.type == "mps":
             reason = "the covariance needs float64, which the mps device does not have"
         elif is_distributed_tensor(weight) or is_distributed_tensor(input):
-            reason = (
-                "it is spread over processes (DTensor), which only the backend for torch.compile knows how to treat"
-            )
+            reason = "it is sharded over processes (DTensor), which only the backend for torch.compile supports"
         if reason is not None:
             raise UnsupportedLayerError(f"TrAct cannot be applied to {self.name}: {reason}.")
 

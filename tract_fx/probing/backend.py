@@ -62,7 +62,7 @@ class LayerObservers:
             layer.observer.samples = samples
 
     def compile_graph(self, captured: Captured, lam: LamInput) -> Compiled:
-        """Compile one captured graph; ``lam`` has no part in what is observed."""
+        """Compile one captured graph; ``lam`` does not affect what is observed."""
         del lam
         findings = FindingsRecorder(captured.settings)
         observing = ObservingPass(

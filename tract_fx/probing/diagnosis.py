@@ -200,9 +200,9 @@ def _lam(probe: LayerProbe) -> Iterator[tuple[ConcernKind, str, str]]:
     largest, smallest = probe.eigenvalues[:, 0].max().item(), probe.eigenvalues[:, -1].min().item()
     lam, cosine = probe.lam, probe.at_lam.cosine
     where = (
-        f"Eigenvalues are {smallest:.2g} to {largest:.2g}: a lam between them tells directions apart; 0.1 is usual for "
+        f"Eigenvalues are {smallest:.2g} to {largest:.2g}: a lam between them damps some directions and "
+        "leaves others; 0.1 is usual for standardised inputs."
     )
-    where += "standardised inputs."
     if largest > 0 and lam > LARGE_LAM * largest:
         seen = "" if cosine is None else f": the cosine between TrAct's gradient and the plain one is {cosine:.4f}"
         yield (
