@@ -65,12 +65,12 @@ def compiled(**arguments: Any) -> Any:
 
 
 def test_a_model_that_no_engine_runs() -> None:
-    with simulated(2), pytest.raises(Exception, match="neither inside of DistributedDataParallel nor sharded by FSDP2"):
+    with simulated(2), pytest.raises(Exception, match="neither inside DistributedDataParallel nor sharded by FSDP2"):
         compiled(inner="aot_eager", process_group="ddp")
 
 
 def test_a_name_that_nothing_has() -> None:
-    with simulated(2), pytest.raises(Exception, match="process_group='dpp' is the name of no process group"):
+    with simulated(2), pytest.raises(Exception, match="process_group='dpp' does not name a process group"):
         compiled(inner="aot_eager", process_group="dpp")
 
 

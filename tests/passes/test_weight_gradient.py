@@ -100,7 +100,7 @@ def test_the_factor_on_a_product(alpha: float, rows: int) -> None:
 def test_a_product_without_a_sequence_number() -> None:
     joint, call = linear()
     del call.output.meta["seq_nr"]
-    with pytest.raises(AmbiguousGradientError, match="no sequence number"):
+    with pytest.raises(AmbiguousGradientError, match="no autograd sequence number"):
         weight_gradient(joint, call)
 
 
