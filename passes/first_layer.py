@@ -20,6 +20,7 @@ import torch
 from torch.fx import Node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
+from tract_fx.distributed.covariance import LARGEST_DYNAMIC_PRIMAL
 from tract_fx.passes.batch import BatchDimension, batch_of
 from tract_fx.passes.calls import Call, Kind, Side, calls, is_layer_operator
 from tract_fx.passes.dependence import Dependence, FirstParameterUse, dependences, first_parameter_use
@@ -37,10 +38,6 @@ from tract_fx.records import RejectionKind
 __all__ = ["Findings", "Form", "Match", "Rejection", "find", "is_named"]
 
 Size: TypeAlias = int | torch.SymInt
-
-# Above this many features an n x n system is refused where r x r will do, even if that needs a guard on the batch size:
-# in float64 it takes 128 MiB, and a hundred thousand pixels would take 75 GiB.
-LARGEST_DYNAMIC_PRIMAL = 4096
 
 REWRITTEN = "tract_fx_rewritten"
 

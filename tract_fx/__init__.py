@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tract_fx.backend import TractBackend, tract_backend
-    from tract_fx.eager.layers import TrAct, TrActLayer, apply_tract
+    from tract_fx.eager.layers import TrAct, TrActLayer, apply_tract, remove_tract
     from tract_fx.errors import (
         CaptureError,
         DisagreementError,
@@ -56,6 +56,7 @@ __all__ = [
     "apply_tract",
     "explain",
     "probe",
+    "remove_tract",
     "tract_backend",
 ]
 
@@ -84,7 +85,7 @@ if not (_here / "passes").is_dir() and (_here.parent / "passes").is_dir():
 
 _HOME = {
     "backend": ("TractBackend", "tract_backend"),
-    "eager.layers": ("TrAct", "TrActLayer", "apply_tract"),
+    "eager.layers": ("TrAct", "TrActLayer", "apply_tract", "remove_tract"),
     "errors": (
         "CaptureError",
         "DisagreementError",

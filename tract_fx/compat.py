@@ -78,7 +78,9 @@ __all__ = [
     "list_modes",
     "model_given_to_compile",
     "preserving_no_metadata",
+    "quantization_mappings",
     "real_scalar",
+    "requires_grad",
     "reset_cudagraphs",
     "size_expression",
     "size_hints",
@@ -410,6 +412,34 @@ def is_distributed_tensor(value: Any) -> bool:
     """Whether a value is a DTensor; the module that has them is imported by whoever makes one."""
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(value, module.DTensor)
+
+
+def requires_grad(tensor: torch.Tensor) -> bool:
+    """Whether a tensor, or the one that the wrappers of ``torch.func`` hold, requires grad.
+
+    Inside ``torch.vmap``, parameters that require grad outside of it are wrapped in tensors that do not.
+    """
+    functorch = torch._C._functorch
+    while not tensor.requires_grad and functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = functorch.get_unwrapped(tensor)
+    return tensor.requires_grad
+
+
+def quantization_mappings() -> dict[str, dict[Any, Any]]:
+    """The tables in which ``torch.ao.quantization`` looks up modules by exact type; empty where there is none.
+
+    Their keys here are ``"qat"`` for quantisation-aware training, and ``"static"`` and ``"dynamic"`` for inference.
+    """
+    try:
+        from torch.ao.quantization import quantization_mappings as found
+    except ImportError:
+        return {}
+    names = {
+        "qat": "DEFAULT_QAT_MODULE_MAPPINGS",
+        "static": "DEFAULT_STATIC_QUANT_MODULE_MAPPINGS",
+        "dynamic": "DEFAULT_DYNAMIC_QUANT_MODULE_MAPPINGS",
+    }
+    return {key: getattr(found, name) for key, name in names.items() if hasattr(found, name)}
 
 
 def is_fake(group: Any) -> bool:

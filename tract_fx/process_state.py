@@ -7,9 +7,12 @@
   the only moment when a model can be registered is the call of ``torch.compile``, which reads the name of the backend. For
   this reason ``TractBackend.__name__`` is a property, and importing ``tract_fx.entry_point`` registers a model.
 - A second model with the structure of a first one runs the code that was compiled for the first: :data:`structures`.
+- The class of a layer that ``TrAct`` was applied to is derived from the class of the layer. It is made once, so that equal
+  layers have one type, as Dynamo's guards and ``type(a) is type(b)`` need it: :data:`tract_classes`.
 - An operator in a compiled graph can hold numbers and strings, but no objects: :data:`observers` and :data:`agreements`.
 
-Models, structures and observers are held weakly. An agreement is replaced when its process group is.
+Models, structures, classes and observers are held weakly, except for the few classes that are also registered in the tables
+of ``torch.ao.quantization``. An agreement is replaced when its process group is.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["CompileStatus", "Structure", "agreements", "models", "observers", "structures", "warned"]
+__all__ = ["CompileStatus", "Structure", "agreements", "models", "observers", "structures", "tract_classes", "warned"]
 
 Structure = tuple[tuple[str, type], ...]
 """Names and classes of the modules of a model: what decides whether one can run the code compiled for another one."""
@@ -50,4 +53,5 @@ warned: set[str] = set()
 models: weakref.WeakKeyDictionary[nn.Module, CompileStatus] = weakref.WeakKeyDictionary()
 structures: weakref.WeakKeyDictionary[object, dict[Structure, CompileStatus]] = weakref.WeakKeyDictionary()
 observers: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+tract_classes: weakref.WeakValueDictionary[type, type] = weakref.WeakValueDictionary()
 agreements: dict[str, Any] = {}

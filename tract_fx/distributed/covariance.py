@@ -25,9 +25,13 @@ from tract_fx.ops.patches import PatchGeometry
 from tract_fx.ops.solve import scale_exponent, solve_primal
 from tract_fx.source_hash import source_hash
 
-__all__ = ["Sharing", "agree", "order_after", "shared_gradient", "start_covariance"]
+__all__ = ["LARGEST_DYNAMIC_PRIMAL", "Sharing", "agree", "order_after", "shared_gradient", "start_covariance"]
 
 functional = torch.ops._c10d_functional
+
+# Above this many features an n x n covariance is not computed where r x r will do, even if that needs a guard on the batch
+# size, and it is never summed over processes: in float64 it takes 128 MiB, and a hundred thousand pixels would take 75 GiB.
+LARGEST_DYNAMIC_PRIMAL = 4096
 
 # Numbers summed beside the Gram matrix: the rows, and four whose sums must be the number of ranks times each rank's own.
 SUMMED = 5

@@ -14,20 +14,36 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from tract_fx.distributed.covariance import Sharing, shared_gradient, start_covariance
+from tract_fx.errors import UnsupportedLayerError
 from tract_fx.ops.operands import Operands, convolution_operands, laid_out_as
 from tract_fx.ops.patches import PatchGeometry
 
-__all__ = ["FirstLayer"]
+__all__ = ["EagerFirstLayer", "FirstLayer"]
+
+# Of lam and of the constants.
+NO_GRADIENT = (None,) * 7
+
+SECOND = (
+    "TrAct cannot be applied to {name}: the loss differentiates its gradients again, and the gradient of TrAct has no "
+    "derivative. Take TrAct off with tract_fx.remove_tract(layer), or leave the layer out of the gradient penalty."
+)
+TANGENT = (
+    "TrAct cannot be applied to {name}: the loss depends on its forward-mode derivative, whose gradient TrAct does not "
+    "define. Detach that derivative, or take TrAct off with tract_fx.remove_tract(layer)."
+)
 
 CONVOLUTIONS = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}
 
 
 class FirstLayer(torch.autograd.Function):
-    """``FirstLayer.apply(input, weight, bias, lam, stride, padding, dilation, groups, sharing)``.
+    """``FirstLayer.apply(input, weight, bias, lam, stride, padding, dilation, groups, sharing, name)``.
 
-    Output and gradients are those of the layer in the dtype of the input, but for the gradient of the weight, which is in
-    the dtype of the weight and computed when the backward pass runs with what ``lam``, a tensor with one element, holds
-    then. The last five arguments are constants; ``stride`` is empty for a linear layer and ``sharing`` usually None.
+    The output and the gradients of input and bias are those of the plain layer, in the dtype of the input. The gradient of
+    the weight has the dtype of the weight. It is computed in the backward pass, with the value that ``lam``, a tensor with
+    one element, has at that time. The last six arguments are constants: ``stride`` is empty for a linear layer, ``sharing``
+    is usually None, and ``name`` is the layer's, for errors.
+
+    This class is the one that Dynamo traces. Dynamo accepts no ``jvp``, which is why :class:`EagerFirstLayer` exists.
     """
 
     generate_vmap_rule = True
@@ -43,9 +59,10 @@ class FirstLayer(torch.autograd.Function):
         dilation: tuple[int, ...],
         groups: int,
         sharing: Sharing | None,
+        name: str,
     ) -> Tensor:
-        """What the layer computes."""
-        # Under autocast all is cast already, and what was cast here would stay in its cache without a gradient.
+        """The output of the plain layer."""
+        # The operands are cast already. A cast made here would stay in autocast's cache, without a gradient.
         with torch.autocast(input.device.type, enabled=False):
             weight = weight.to(input.dtype)
             if not stride:
@@ -55,7 +72,7 @@ class FirstLayer(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         """Keep what the plain layer keeps: its operands."""
-        input, weight, bias, lam, *geometry, ctx.sharing = inputs
+        input, weight, bias, lam, *geometry, ctx.sharing, ctx.name = inputs
         ctx.save_for_backward(input, weight, lam)
         ctx.geometry = geometry
         ctx.has_bias = bias is not None
@@ -64,21 +81,97 @@ class FirstLayer(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, output_gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of input, weight and bias."""
+        return *_gradients(ctx, output_gradient), *NO_GRADIENT
+
+
+class EagerFirstLayer(FirstLayer):
+    """:class:`FirstLayer` outside compiled code: with forward-mode derivatives, and errors that name the layer."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Keep the operands for forward mode, too."""
+        FirstLayer.setup_context(ctx, inputs, output)
+        input, weight, _, lam, *_ = inputs
+        ctx.save_for_forward(input, weight, lam)
+        ctx.output_shape = output.shape
+
+    @staticmethod
+    def backward(ctx: Any, output_gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of input, weight and bias, which cannot be differentiated again."""
+        with torch.no_grad():
+            found = _gradients(ctx, output_gradient)
+        if torch.is_grad_enabled():
+            found = _differentiable_once(found, (output_gradient, *ctx.saved_tensors[:2]), SECOND.format(name=ctx.name))
+        return *found, *NO_GRADIENT
+
+    @staticmethod
+    def jvp(
+        ctx: Any, input_tangent: Tensor | None, weight_tangent: Tensor | None, bias_tangent: Tensor | None, *_: Any
+    ) -> Tensor:
+        """The tangent of the plain layer, which is linear in its input and in its weight."""
         input, weight, lam = ctx.saved_tensors
-        stride, padding, dilation, groups = ctx.geometry
-        geometry = PatchGeometry(tuple(weight.shape[2:]), stride, padding, dilation, groups)
-        with torch.autocast(input.device.type, enabled=False):
-            rows = output_gradient.shape[0] * math.prod(output_gradient.shape[2:])
-            dual = ctx.needs_input_grad[1] and ctx.sharing is None and rows < math.prod(weight.shape[1:])
-            of_input, of_bias = _plain_gradients(
-                input, weight, output_gradient, geometry, ctx.needs_input_grad[0], ctx.needs_input_grad[2]
-            )
-            new = None
-            if ctx.needs_input_grad[1]:
-                operands = convolution_operands(input, None, output_gradient, weight.shape, geometry)
-                solved = _solve(operands, lam.to(input.device), dual, ctx.sharing)
-                new = laid_out_as(operands.restore(solved), weight).to(weight.dtype)
-        return of_input, new, of_bias, None, None, None, None, None, None
+        constants = lam, *ctx.geometry, ctx.sharing, ctx.name
+        with torch.no_grad():
+            tangent = input.new_zeros(ctx.output_shape)
+            if input_tangent is not None:
+                tangent = tangent + FirstLayer.forward(input_tangent, weight, None, *constants)
+            if weight_tangent is not None:
+                tangent = tangent + FirstLayer.forward(input, weight_tangent, None, *constants)
+            if bias_tangent is not None:
+                spatial = len(ctx.geometry[0])
+                tangent = tangent + bias_tangent.reshape(-1, *(1,) * spatial)
+        sources = tuple(item for item in (input_tangent, weight_tangent, input, weight) if item is not None)
+        return _differentiable_once((tangent,), sources, TANGENT.format(name=ctx.name))[0]
+
+
+def _gradients(ctx: Any, output_gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of input, weight and bias."""
+    input, weight, lam = ctx.saved_tensors
+    stride, padding, dilation, groups = ctx.geometry
+    geometry = PatchGeometry(tuple(weight.shape[2:]), stride, padding, dilation, groups)
+    with torch.autocast(input.device.type, enabled=False):
+        rows = output_gradient.shape[0] * math.prod(output_gradient.shape[2:])
+        dual = ctx.needs_input_grad[1] and ctx.sharing is None and rows < math.prod(weight.shape[1:])
+        of_input, of_bias = _plain_gradients(
+            input, weight, output_gradient, geometry, ctx.needs_input_grad[0], ctx.needs_input_grad[2]
+        )
+        new = None
+        if ctx.needs_input_grad[1]:
+            operands = convolution_operands(input, None, output_gradient, weight.shape, geometry)
+            solved = _solve(operands, lam.to(input.device), dual, ctx.sharing)
+            new = laid_out_as(operands.restore(solved), weight).to(weight.dtype)
+    return of_input, new, of_bias
+
+
+def _differentiable_once(tensors: tuple[Any, ...], sources: tuple[Tensor, ...], message: str) -> tuple[Any, ...]:
+    """``tensors``, whose backward pass raises ``message`` where a source requires grad."""
+    present = [index for index, tensor in enumerate(tensors) if tensor is not None]
+    marked = _Refusal.apply(message, len(present), *(tensors[index] for index in present), *sources)
+    found = list(tensors)
+    for index, tensor in zip(present, marked, strict=True):
+        found[index] = tensor
+    return tuple(found)
+
+
+class _Refusal(torch.autograd.Function):
+    """``_Refusal.apply(message, count, *tensors)`` returns the first ``count`` tensors; its backward pass is an error."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(message: str, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """The tensors themselves."""
+        return tuple(tensor.detach() for tensor in tensors[:count])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        """Keep the message."""
+        ctx.message = inputs[0]
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> Any:
+        """Raise the error."""
+        raise UnsupportedLayerError(ctx.message)
 
 
 def _solve(operands: Operands, lam: Tensor, dual: bool, sharing: Sharing | None) -> Tensor:

@@ -1,27 +1,31 @@
-"""What a module computes with its weight: the calls of convolutions and linear layers in its own ``forward``.
+"""Intercepts the convolutions and linear layers that the ``forward`` of a module calls.
 
-A module is not asked what it is. Its ``forward`` runs as its author wrote it - with a weight that is standardised,
-parametrised, padded by hand - and the calls of ``torch.nn.functional`` in it are taken over where they are made.
+The class of the module does not matter. Its ``forward`` runs as its author wrote it, with a weight that may be standardised,
+parametrised or padded by hand, and only its calls of ``torch.nn.functional`` are replaced.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from tract_fx.compat import is_distributed_tensor
-from tract_fx.eager.function import FirstLayer
+from tract_fx.compat import is_distributed_tensor, requires_grad
+from tract_fx.eager.function import EagerFirstLayer, FirstLayer
 from tract_fx.eager.sharing import sharing_of
 from tract_fx.errors import UnsupportedLayerError
 
 __all__ = ["Interception"]
 
 DIMENSIONS = {torch.conv1d: 1, torch.conv2d: 2, torch.conv3d: 3}
+TRACED = (
+    "torch.fx traces through its forward(), and the traced graph would train with plain gradients. Make it a leaf of the "
+    "tracer (is_leaf_module, or leaf_modules=[tract_fx.TrActLayer]), or trace the plain model"
+)
 ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 
 
@@ -42,30 +46,34 @@ class Interception(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        """Called by PyTorch in the place of ``func``."""
+        """Called by PyTorch instead of ``func``."""
         kwargs = kwargs or {}
         if func is functional.linear or func in DIMENSIONS:
             given = {**dict(zip(ARGUMENTS, args, strict=False)), **kwargs}
+            if isinstance(given.get("input"), torch.fx.Proxy):
+                self._refuse(TRACED)
             if _has_trainable_weight(given) and _is_valid(given):
-                self._judge(given["input"], given["weight"])
+                self._classify(given["input"], given["weight"])
                 return self._linear(**given) if func is functional.linear else self._convolution(func, **given)
         return func(*args, **kwargs)
 
-    def _judge(self, input: Tensor, weight: Tensor) -> None:
+    def _classify(self, input: Tensor, weight: Tensor) -> None:
+        """Count the call, and raise an error where its gradient cannot be computed."""
         self.calls += 1
-        reason = None
         if self.calls > 1:
-            reason = (
-                "its forward() has several layers with trainable weights, of which only the first is one on its input"
+            self._refuse(
+                "its forward() has several layers with trainable weights, and only the first of them can have the input "
+                "of the module"
             )
-        elif weight.is_complex():
-            reason = "its weight is complex; the covariance is defined for real numbers"
-        elif weight.device.type == "mps":
-            reason = "the covariance needs float64, which the mps device does not have"
-        elif is_distributed_tensor(weight) or is_distributed_tensor(input):
-            reason = "it is sharded over processes (DTensor), which only the backend for torch.compile supports"
-        if reason is not None:
-            raise UnsupportedLayerError(f"TrAct cannot be applied to {self.name}: {reason}.")
+        if weight.is_complex():
+            self._refuse("its weight is complex; the covariance is defined for real numbers")
+        if weight.device.type == "mps":
+            self._refuse("the covariance needs float64, which the mps device does not have")
+        if is_distributed_tensor(weight) or is_distributed_tensor(input):
+            self._refuse("it is sharded over processes (DTensor), which only the backend for torch.compile supports")
+
+    def _refuse(self, reason: str) -> NoReturn:
+        raise UnsupportedLayerError(f"TrAct cannot be applied to {self.name}: {reason}.")
 
     def _linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         shape = input.shape[:-1]
@@ -99,11 +107,12 @@ class Interception(TorchFunctionMode):
             input, bias = input.to(dtype), None if bias is None else bias.to(dtype)
         groups = geometry[-1]
         sharing = sharing_of(self.process_group, self.name, weight[0].numel(), groups, str(input.dtype))
-        return FirstLayer.apply(input, weight, bias, self.lam, *geometry, sharing)
+        function = FirstLayer if torch.compiler.is_compiling() else EagerFirstLayer
+        return function.apply(input, weight, bias, self.lam, *geometry, sharing, self.name)
 
 
 def _has_trainable_weight(given: dict[str, Any]) -> bool:
-    return all(isinstance(given.get(name), Tensor) for name in ARGUMENTS[:2]) and given["weight"].requires_grad
+    return all(isinstance(given.get(name), Tensor) for name in ARGUMENTS[:2]) and requires_grad(given["weight"])
 
 
 def _is_autocast(input: Tensor, weight: Tensor) -> bool:
@@ -113,7 +122,7 @@ def _is_autocast(input: Tensor, weight: Tensor) -> bool:
 
 
 def _is_valid(given: dict[str, Any]) -> bool:
-    """False where PyTorch itself has something to say about the arguments."""
+    """False where PyTorch itself raises an error about the arguments."""
     input, weight = given["input"], given["weight"]
     if input.dtype != weight.dtype and not _is_autocast(input, weight):
         return False
@@ -130,7 +139,7 @@ def _each(value: Any, dims: int) -> tuple[int, ...]:
 
 
 def _pad_to_same(input: Tensor, kernel: Iterable[int], dilation: tuple[int, ...]) -> tuple[Tensor, tuple[int, ...]]:
-    """The padding on both sides, and the input with what is missing behind it where that is odd, as PyTorch does it."""
+    """The input and the padding of both sides. As in PyTorch, an odd total puts one more behind, which the input gets."""
     total = [step * (size - 1) for size, step in zip(kernel, dilation, strict=True)]
     behind = [side for width in reversed(total) for side in (0, width % 2)]
     return functional.pad(input, behind) if any(behind) else input, tuple(width // 2 for width in total)

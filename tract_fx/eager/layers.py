@@ -1,33 +1,34 @@
-"""``TrAct(layer)``: the same layer, whose weight's gradient is that of the method, without ``torch.compile``.
+"""``TrAct(layer)``: changes a layer so that its weight has the gradient of TrAct, without ``torch.compile``.
 
-The result is an object of a class derived from the layer's own, with the same parameters, buffers and hooks. So it has the
-same entries in a ``state_dict``, is an instance of whatever the layer was one of, and everything that the author of its
-class wrote still runs.
+The layer stays the same object, with its parameters, buffers and hooks. Only its class changes, to one that is derived from
+it. So ``state_dict`` and ``isinstance`` give what they gave before, and everything that the author of the class wrote still
+runs.
 """
 
 from __future__ import annotations
 
-import weakref
+import warnings
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from tract_fx.compat import real_scalar
+from tract_fx.compat import real_scalar, requires_grad
 from tract_fx.distributed.groups import check_process_group
+from tract_fx.eager.classes import base_of, class_name, is_parametrized, parametrized_above, tract_class
 from tract_fx.eager.interception import Interception
-from tract_fx.errors import OptionError, UnknownLayerError, UnsupportedLayerError
+from tract_fx.errors import OptionError, TractWarning, UnknownLayerError, UnsupportedLayerError
 from tract_fx.options import DEFAULT_LAM, check_lam, closest
 
-__all__ = ["TrAct", "TrActLayer", "apply_tract"]
+__all__ = ["TrAct", "TrActLayer", "apply_tract", "remove_tract"]
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-# Of a module's attributes, those that belong to one object; hooks are shared, so that handles to remove them still do.
-OWN = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
-
 ADDED = ("lam", "lambda_", "process_group")
+# What belongs to TrAct among the attributes of a layer.
+STATE = ("_tract_lam", "_tract_name", "process_group")
+LAYERS_SHOWN = 4
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -35,19 +36,34 @@ Model = TypeVar("Model", bound=nn.Module)
 class TrActLayer(nn.Module):
     """What :func:`TrAct` adds to the class of a layer.
 
+    Its subclasses can be constructed like the plain layer, as adapters and pruning tools do with ``type(layer)(...)``. Such a
+    layer has the default ``lam``.
+
     Attributes:
-        lam: the regularisation; setting it takes effect at the next backward pass, also in compiled code, without a
-            compile. It is not in the ``state_dict``.
+        lam: the regularisation, a float. It is not in the ``state_dict``.
+        lambda_: the same, under the name that ``torch_tract`` gives it.
         process_group: as for the backend.
     """
 
-    process_group: str | None
+    __jit_unused_properties__ = ("lam", "lambda_")
+
+    process_group: str | None = None
     _tract_lam: Tensor
     _tract_name: str
 
+    def __new__(cls, *_: Any, **__: Any) -> TrActLayer:
+        """A layer with the default ``lam``, whose attributes are not initialised otherwise."""
+        self = super().__new__(cls)
+        _set_state(self, DEFAULT_LAM, class_name(base_of(TrActLayer, cls)), None)
+        return self
+
     @property
     def lam(self) -> float:
-        """The regularisation."""
+        """The regularisation: a finite, positive real number.
+
+        A new value takes effect at the next backward pass, also of compiled code, which is not recompiled. Setting it raises
+        :class:`tract_fx.OptionError` for anything but a finite, positive real number.
+        """
         return self._tract_lam.item()
 
     @lam.setter
@@ -58,19 +74,23 @@ class TrActLayer(nn.Module):
     lambda_ = lam
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the layer computes."""
-        # A replica that nn.DataParallel made has copies in the place of parameters.
+        """The output of the plain layer."""
+        # A replica that nn.DataParallel made has copies instead of parameters.
         weights = [*self.parameters(), *getattr(self, "_former_parameters", {}).values()]
-        if not torch.is_grad_enabled() or not any(item.requires_grad for item in weights):
+        if not torch.is_grad_enabled() or not any(requires_grad(item) for item in weights):
+            return super().forward(*args, **kwargs)
+        if torch.jit.is_tracing():
+            self._warn_about_torchscript("torch.jit.trace records the plain layer")
             return super().forward(*args, **kwargs)
         interception = Interception(self._tract_name, self._tract_lam, self.process_group)
         with interception:  # not "as interception", of which Dynamo would not know the attributes
             output = super().forward(*args, **kwargs)
-        if not interception.calls and any(item.requires_grad and item.dim() > 1 for item in weights):
+        if not interception.calls and any(requires_grad(item) and item.dim() > 1 for item in weights):
             raise UnsupportedLayerError(
-                f"TrAct cannot be applied to {self._tract_name}: the forward() of {type(self).__name__} has trainable "
+                f"TrAct cannot be applied to {self._tract_name}: the forward() of {class_name(type(self))} has trainable "
                 "weights, but calls no torch.nn.functional.linear, conv1d, conv2d or conv3d with one. Freeze them, take "
-                "TrAct off, or compile the model with the backend, which finds products in every form."
+                "TrAct off with tract_fx.remove_tract(layer), or compile the model with the backend, which finds products "
+                "in every form."
             )
         return output
 
@@ -79,9 +99,36 @@ class TrActLayer(nn.Module):
         return ", ".join(filter(None, (super().extra_repr(), f"lam={self.lam:g}")))
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        """The class is made again from that of the layer, which is what can be imported."""
+        """Pickle the class of the plain layer, which can be imported; the class with TrAct is made again."""
         _, _, state, *_ = super().__reduce_ex__(2)
-        return _new, (_base_of(type(self)),), state
+        return _new, (base_of(TrActLayer, type(self)),), state
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """Called by ``torch.jit.script``, which puts the result into the model that it compiles, not into a copy."""
+        self._warn_about_torchscript("torch.jit.script takes TrAct off, also in the model that it compiles")
+        return remove_tract(self)
+
+    def _warn_about_torchscript(self, event: str) -> None:
+        if any(item.requires_grad for item in self.parameters()):
+            warnings.warn(
+                f"TrAct is not applied to {self._tract_name}: {event}. TorchScript trains with plain gradients; to continue "
+                "training, use the eager model with tract_fx.apply_tract(model, layers).",
+                TractWarning,
+                stacklevel=2,
+            )
+
+    def plain_view(self) -> nn.Module:
+        """A plain layer with the same parameters, buffers and hooks, for libraries that look at the exact class."""
+        base: Any = base_of(TrActLayer, type(self))
+        view = base.__new__(base)
+        view.__dict__.update({name: item for name, item in self.__dict__.items() if name not in STATE})
+        return view
+
+    def tract_like(self, layer: Model) -> Model:
+        """``layer`` with TrAct, which has the settings of this one."""
+        TrAct(layer, self.lam, process_group=self.process_group)
+        layer.__dict__["_tract_name"] = self._tract_name
+        return layer
 
 
 def TrAct(  # noqa: N802 - the name that the authors' package gave it
@@ -91,20 +138,21 @@ def TrAct(  # noqa: N802 - the name that the authors' package gave it
     lam: float | None = None,
     process_group: Any = None,
 ) -> nn.Module:
-    """A layer that computes the gradient ``G (X^T X / r + lam I)^-1`` of its weight (arXiv 2410.23970, section 3).
+    """Give a layer the weight gradient ``G (X^T X / r + lam I)^-1`` (arXiv 2410.23970, section 3), in place.
 
-    ``model.conv1 = TrAct(model.conv1)`` is for those who cannot compile, and takes the place of ``torch_tract.TrAct``. For
-    ``torch.compile`` leave the model as it is and use :func:`tract_fx.tract_backend`.
+    ``TrAct(model.conv1)`` and ``model.conv1 = TrAct(model.conv1)`` do the same. It is for models that cannot be compiled, and
+    replaces ``torch_tract.TrAct``. With ``torch.compile``, leave the model as it is and use
+    :func:`tract_fx.tract_backend`. :func:`remove_tract` undoes it.
 
     Args:
         module: an ``nn.Linear``, ``nn.Conv1d``, ``nn.Conv2d`` or ``nn.Conv3d``, or an instance of a class derived from
-            one. It is left as it is; the result shares its parameters, buffers and hooks.
+            one. A layer that has TrAct already gets the new ``lam`` and ``process_group``.
         l: finite and positive, 0.1 by default.
         lam: the same.
         process_group: as for the backend; ``"ddp"`` is looked up in the forward pass.
 
     Returns:
-        The layer, with ``lam`` as an attribute that can be set.
+        ``module`` itself, with ``lam`` as an attribute that can be set.
 
     Raises:
         UnsupportedLayerError: naming what the module is and what it may be.
@@ -115,23 +163,13 @@ def TrAct(  # noqa: N802 - the name that the authors' package gave it
     value = check_lam(next((item for item in (l, lam) if item is not None), DEFAULT_LAM))
     group = check_process_group(process_group)
     _check_module(module)
-    new = _new(_base_of(type(module)))
-    new.__dict__.update(module.__dict__)
-    new.__dict__.pop("_compiled_call_impl", None)  # of a layer that was compiled by itself
-    new.__dict__.update({name: module.__dict__[name].copy() for name in OWN})
-    if _is_parametrized(type(module)):
-        new.__class__ = _above(type(new), type(module))
-    # One dimension: Dynamo makes a number of a float64 tensor without any, and then compiles twice.
-    new._tract_lam = real_scalar(value, torch.device("cpu"))[None]
-    new._tract_name = type(module).__name__
-    new.process_group = group
-    return new
+    return _apply(module, value, class_name(base_of(TrActLayer, type(module))), group)
 
 
 def apply_tract(
     model: Model, layers: str | Iterable[str], lam: float = DEFAULT_LAM, *, process_group: Any = None
 ) -> Model:
-    """Put :func:`TrAct` around layers of a model, in place.
+    """Apply :func:`TrAct` to layers of a model, in place.
 
     Args:
         model: the model that has them.
@@ -148,6 +186,7 @@ def apply_tract(
         OptionError: naming the argument, its value and what is allowed.
     """
     names = [layers] if isinstance(layers, str) else list(layers)
+    value, group = check_lam(lam), check_process_group(process_group)
     known = dict(model.named_modules(remove_duplicate=False))
     known.pop("")
     for name in names:
@@ -155,70 +194,98 @@ def apply_tract(
             raise UnknownLayerError(
                 f"layers has {name!r}, but the model has no module of that name{closest(name, known)}"
             )
-    wrapped = {}
+        _check_module(known[name], name)
     for name in names:
-        try:
-            wrapped[known[name]] = TrAct(known[name], lam, process_group=process_group)
-        except UnsupportedLayerError as error:
-            raise UnsupportedLayerError(f"{name}: {error}") from None
-        wrapped[known[name]]._tract_name = name
-    for path, module in known.items():  # under every name that it has
-        if module in wrapped:
-            parent, _, attribute = path.rpartition(".")
-            setattr(model.get_submodule(parent), attribute, wrapped[module])
+        _apply(known[name], value, f"{name} ({class_name(base_of(TrActLayer, type(known[name])))})", group)
     return model
 
 
-def _check_module(module: object) -> None:
+def remove_tract(model_or_layer: Model) -> Model:
+    """Undo :func:`TrAct`: every layer in a model is a plain layer again, of the class that it had, in place.
+
+    Use it before a library replaces layers by their exact class, as quantisation does.
+
+    Args:
+        model_or_layer: a model or a layer. Layers without TrAct are left as they are.
+
+    Returns:
+        ``model_or_layer`` itself.
+
+    Raises:
+        OptionError: when it is no module.
+    """
+    if not isinstance(model_or_layer, nn.Module):
+        raise OptionError(
+            f"model_or_layer={model_or_layer!r} is a {class_name(type(model_or_layer))}: it must be an nn.Module."
+        )
+    for module in model_or_layer.modules():
+        if isinstance(module, TrActLayer):
+            _set_class(module, base_of(TrActLayer, type(module)))
+            for name in STATE:
+                module.__dict__.pop(name, None)
+    return model_or_layer
+
+
+def _apply(module: Any, lam: float, name: str, group: str | None) -> Any:
+    if isinstance(module, TrActLayer):
+        module.lam = lam
+        module.__dict__.update(_tract_name=name, process_group=group)
+    else:
+        _set_class(module, tract_class(TrActLayer, base_of(TrActLayer, type(module))))
+        _set_state(module, lam, name, group)
+    return module
+
+
+def _set_class(module: Any, cls: type) -> None:
+    """Change the class of a module, and keep the one that ``torch.nn.utils.parametrize`` put above it."""
+    current = type(module)
+    module.__class__ = parametrized_above(cls, current) if is_parametrized(current) else cls
+
+
+def _set_state(module: Any, lam: float, name: str, group: str | None) -> None:
+    # One dimension: Dynamo makes a number of a float64 tensor without any, and then compiles twice.
+    tensor = real_scalar(lam, torch.device("cpu"))[None]
+    module.__dict__.update(_tract_lam=tensor, _tract_name=name, process_group=group)
+
+
+def _check_module(module: Any, path: str | None = None) -> None:
     reason = None
     if isinstance(module, TRANSPOSED):
         reason = "a transposed convolution has no rows that its weight multiplies"
     elif not isinstance(module, LAYERS):
-        reason = (
-            "it is no Linear, Conv1d, Conv2d or Conv3d; wrap the layer inside of it that sees the data, as in "
-            "model.conv1 = TrAct(model.conv1)"
-        )
+        reason = f"it is no torch.nn.Linear, Conv1d, Conv2d or Conv3d{_layers_inside(module, path)}"
     elif "forward" in vars(module):
         reason = "its forward() was replaced on this object; apply TrAct before that"
-    elif isinstance(module, nn.modules.lazy.LazyModuleMixin):
-        reason = "it is lazy and has no weight yet; run a batch through the model first"
     elif not isinstance(module, TrActLayer) and (taken := [name for name in ADDED if hasattr(module, name)]):
         reason = f"it has an attribute {taken[0]} of its own"
     if reason is not None:
-        raise UnsupportedLayerError(f"TrAct cannot be applied to {type(module).__name__}: {reason}.")
+        name = class_name(type(module))
+        raise UnsupportedLayerError(
+            f"TrAct cannot be applied to {name if path is None else f'{path} ({name})'}: {reason}."
+        )
 
 
-_classes: weakref.WeakValueDictionary[type, type] = weakref.WeakValueDictionary()
+def _layers_inside(module: Any, path: str | None) -> str:
+    """The names and classes of the layers inside a module, one of which is meant."""
+    if not isinstance(module, nn.Module):
+        return ""
+    prefix = "" if path is None else f"{path}."
+    inside = [
+        f"{prefix}{name} ({class_name(type(item))}{', trainable' * _is_trainable(item)})"
+        for name, item in module.named_modules()
+        if isinstance(item, LAYERS)
+    ]
+    if not inside:
+        return ", and has none inside"
+    more = f" and {len(inside) - LAYERS_SHOWN} more" * (len(inside) > LAYERS_SHOWN)
+    return f"; apply TrAct to the layer inside that has the data as its input: {', '.join(inside[:LAYERS_SHOWN])}{more}"
 
 
-def _class_for(base: type) -> type:
-    """The class of a wrapped layer of class ``base``; one for each."""
-    found = _classes.get(base)
-    if found is None:
-        found = type(f"TrAct{base.__name__}", (TrActLayer, base), {"__module__": __name__, "__doc__": base.__doc__})
-        _classes[base] = found
-    return found
-
-
-def _base_of(cls: type) -> type:
-    """The class of the layer itself, without ours and without those that ``torch.nn.utils.parametrize`` makes."""
-    for base in cls.__mro__:
-        if not _is_parametrized(base) and not issubclass(base, TrActLayer):
-            return base
-    raise AssertionError(cls)
-
-
-def _is_parametrized(cls: type) -> bool:
-    return cls.__module__ == nn.utils.parametrize.__name__ and cls.__name__.startswith("Parametrized")
-
-
-def _above(cls: type, parametrized: type) -> type:
-    """The class that ``parametrize`` made, made again above ours: it is replaced by its base when a weight is restored."""
-    own = {name: item for name, item in vars(parametrized).items() if name not in ("__dict__", "__weakref__")}
-    return type(f"Parametrized{cls.__name__}", (cls,), own)
+def _is_trainable(module: nn.Module) -> bool:
+    return any(item.requires_grad for item in module.parameters(recurse=False))
 
 
 def _new(base: type) -> Any:
-    """An object of the class for ``base`` that has no attributes yet."""
-    cls: Any = _class_for(base)
+    """A layer of class ``base`` with TrAct that has no other attributes yet; pickles refer to this function."""
+    cls: Any = tract_class(TrActLayer, base)
     return cls.__new__(cls)

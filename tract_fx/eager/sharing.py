@@ -5,17 +5,16 @@ from __future__ import annotations
 import torch
 
 from tract_fx import process_state
-from tract_fx.distributed.covariance import Sharing
+from tract_fx.distributed.covariance import LARGEST_DYNAMIC_PRIMAL, Sharing
 from tract_fx.distributed.groups import LEAVE_GROUP_OUT, sharing_groups, warn_about_own_covariance
 from tract_fx.errors import UnsupportedLayerError
-from tract_fx.passes.first_layer import LARGEST_DYNAMIC_PRIMAL
 
 __all__ = ["sharing_of"]
 
 
 @torch.compiler.assume_constant_result
 def sharing_of(process_group: str | None, name: str, features: int, groups: int, dtype: str) -> Sharing | None:
-    """With whom a layer shares its covariance, to be called in the forward pass; None for nobody.
+    """With which processes a layer shares its covariance, or None. It has to be called in the forward pass.
 
     Args:
         process_group: as an option of the backend.
