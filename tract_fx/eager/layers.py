@@ -36,8 +36,8 @@ Model = TypeVar("Model", bound=nn.Module)
 class TrActLayer(nn.Module):
     """What :func:`TrAct` adds to the class of a layer.
 
-    Its subclasses can be constructed like the plain layer, as adapters and pruning tools do with ``type(layer)(...)``. Such a
-    layer has the default ``lam``.
+    Its subclasses can be constructed like the plain layer, as adapters and pruning tools do with ``type(layer)(...)``. Such
+    a layer has the default ``lam``.
 
     Attributes:
         lam: the regularisation, a float. It is not in the ``state_dict``.
@@ -140,8 +140,8 @@ def TrAct(  # noqa: N802 - the name that the authors' package gave it
 ) -> nn.Module:
     """Give a layer the weight gradient ``G (X^T X / r + lam I)^-1`` (arXiv 2410.23970, section 3), in place.
 
-    ``TrAct(model.conv1)`` and ``model.conv1 = TrAct(model.conv1)`` do the same. It is for models that cannot be compiled, and
-    replaces ``torch_tract.TrAct``. With ``torch.compile``, leave the model as it is and use
+    ``TrAct(model.conv1)`` and ``model.conv1 = TrAct(model.conv1)`` do the same. It is for models that cannot be compiled,
+    and replaces ``torch_tract.TrAct``. With ``torch.compile``, leave the model as it is and use
     :func:`tract_fx.tract_backend`. :func:`remove_tract` undoes it.
 
     Args:

@@ -1,8 +1,8 @@
 """Registers layers with TrAct where ``torch.ao.quantization`` looks up modules by their exact type.
 
-Otherwise ``prepare_qat`` and ``prepare`` would leave these layers out without a word, and ``convert`` would keep a float layer
-in an int8 model. ``prepare_qat`` keeps TrAct on the layer that it makes; ``convert`` makes the quantised layer of the plain
-one, because a quantised layer does not train.
+Otherwise ``prepare_qat`` and ``prepare`` would leave these layers out without a warning, and ``convert`` would keep a float
+layer in an int8 model. The layer that ``prepare_qat`` makes has TrAct, too. ``convert`` makes a quantised layer without it,
+because a quantised layer does not train.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""A wrapped layer inside of ``torch.compile``: the same gradient, applied once, whatever the backend."""
+"""A layer with TrAct inside ``torch.compile``: the same gradient, applied once, whatever the backend."""
 
+import copy
 import warnings
 from typing import Any
 
@@ -11,7 +12,7 @@ from support.marks import codegen
 from support.oracle import error, squared, tract_gradients
 from support.training import Counter
 from support.works import works
-from tract_fx import TrAct, TractWarning, tract_backend
+from tract_fx import TrAct, TractWarning, remove_tract, tract_backend
 
 LAM = 0.1
 CASES = {
@@ -34,11 +35,8 @@ def step(call: Any, model: nn.Module, x: Tensor) -> Tensor:
 
 
 def plain(model: nn.Sequential) -> nn.Sequential:
-    """The same weights without the wrapper."""
-    base = type(model[0]).__mro__[2]
-    copy = model[0].__new__(base)
-    copy.__dict__.update(model[0].__dict__)
-    return nn.Sequential(copy, nn.Tanh())
+    """The same weights without TrAct."""
+    return remove_tract(copy.deepcopy(model))
 
 
 @works("eager")
@@ -70,6 +68,18 @@ def test_sizes_that_change() -> None:
         x = torch.randn(batch, 3, 9, 8)
         assert error(step(compiled, model, x), tract_gradients(plain(model), [x], ["0"], LAM)["0"]) <= 1e-5
     assert counter.graphs == 2
+
+
+@works("eager")
+def test_a_model_that_is_compiled_already() -> None:
+    """The code compiled for the plain layer does not run for the layer with TrAct, nor the other way round."""
+    model, x = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh()), torch.randn(6, 3, 9, 8)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    before = step(compiled, model, x).clone()
+    TrAct(model[0], LAM)
+    assert error(step(compiled, model, x), tract_gradients(plain(model), [x], ["0"], LAM)["0"]) <= 1e-5
+    remove_tract(model)
+    assert torch.equal(step(compiled, model, x), before)
 
 
 @works("eager")

@@ -1,4 +1,4 @@
-"""What is wrapped stays the layer that it was: its class, its hooks, its names, its copies."""
+"""A layer with TrAct stays the layer that it was: its class, its hooks, its names, its copies."""
 
 import copy
 import io
@@ -22,6 +22,7 @@ from tract_fx import (
     UnsupportedLayerError,
     apply_tract,
     reference,
+    remove_tract,
     tract_backend,
 )
 
@@ -82,7 +83,7 @@ def step(layer: nn.Module, x: Tensor = X) -> Tensor:
 
 def reference_of(layer: nn.Conv2d, x: Tensor = X, rows: Tensor | None = None, lam: float = LAM) -> Tensor:
     """Gradient of the effective weight of a plain convolution."""
-    layer = copy.deepcopy(layer).double()
+    layer = remove_tract(copy.deepcopy(layer)).double()
     output = layer(x.double()).detach().requires_grad_()
     squared(torch.tanh(output)).backward()
     return layer_gradient(layer, x if rows is None else rows, output.grad, lam)
@@ -91,8 +92,8 @@ def reference_of(layer: nn.Conv2d, x: Tensor = X, rows: Tensor | None = None, la
 @works("eager")
 def test_a_standardised_weight() -> None:
     layer = Standardised(3, 4, 3, padding=1)
-    found = step(TrAct(layer))
-    assert torch.equal(found, layer(X))
+    as_before = layer(X)
+    assert torch.equal(step(TrAct(layer)), as_before)
     (expected,) = torch.autograd.grad(layer.effective(), layer.weight, reference_of(layer).float())
     assert error(layer.weight.grad, expected) <= 1e-5
 
@@ -184,21 +185,6 @@ def test_a_hook_that_changes_the_input() -> None:
 
 
 @works("eager")
-def test_the_layer_given_is_left_as_it_is() -> None:
-    layer = nn.Conv2d(3, 4, 3)
-    wrapped = TrAct(layer)
-    assert type(layer) is nn.Conv2d
-    assert wrapped.weight is layer.weight
-    assert wrapped.bias is layer.bias
-    wrapped.weight = nn.Parameter(torch.zeros(4, 3, 3, 3))
-    assert layer.weight.count_nonzero() > 0
-    plain = copy.deepcopy(layer)
-    step(layer)
-    step(plain)
-    assert torch.equal(layer.weight.grad, plain.weight.grad)
-
-
-@works("eager")
 def test_copies_and_pickles() -> None:
     model = nn.Sequential(TrAct(nn.Conv2d(3, 4, 3), lam=0.3))
     buffer = io.BytesIO()
@@ -229,33 +215,19 @@ def test_lam_is_settable_and_takes_effect_at_the_next_backward_pass() -> None:
     assert "kernel_size=(3, 3), stride=(1, 1), lam=0.2" in repr(layer)
 
 
-@works("eager")
-def test_a_wrapped_layer_that_is_wrapped_again_is_wrapped_once() -> None:
-    once = TrAct(nn.Conv2d(3, 4, 3))
-    again = TrAct(once, 0.3)
-    assert (once.lam, again.lam) == (0.1, 0.3)
-    step(again)
-    assert error(again.weight.grad, reference_of(once, lam=0.3)) <= 1e-5
-
-
-@works("eager")
-def test_a_lazy_layer_that_has_seen_a_batch() -> None:
-    layer = nn.LazyConv2d(4, 3)
-    with pytest.raises(UnsupportedLayerError, match=r"LazyConv2d: it is lazy and has no weight yet; run a batch"):
-        TrAct(layer)
-    layer(X)
-    step(TrAct(layer))
-    assert error(layer.weight.grad, reference_of(layer)) <= 1e-5
-
-
+NOT = r"it is no torch\.nn\.Linear, Conv1d, Conv2d or Conv3d"
 REFUSED = {
-    "transposed": (nn.ConvTranspose2d(3, 4, 3), "ConvTranspose2d: a transposed convolution has no rows"),
+    "transposed": (nn.ConvTranspose2d(3, 4, 3), r"torch\.nn\.ConvTranspose2d: a transposed convolution has no rows"),
     "a model": (
         nn.Sequential(nn.Linear(6, 4)),
-        "Sequential: it is no Linear, Conv1d, Conv2d or Conv3d; wrap the layer",
+        rf"torch\.nn\.Sequential: {NOT}; apply TrAct to the layer inside .* input: 0 \(torch\.nn\.Linear, trainable\)",
     ),
-    "bilinear": (nn.Bilinear(3, 3, 4), "Bilinear: it is no Linear"),
-    "no module": ("conv1", "str: it is no Linear"),
+    "many layers": (
+        nn.Sequential(*(nn.Linear(2, 2).requires_grad_(False) for _ in range(6))),
+        r"3 \(torch\.nn\.Linear\) and 2 more\.",
+    ),
+    "bilinear": (nn.Bilinear(3, 3, 4), rf"torch\.nn\.Bilinear: {NOT}, and has none inside"),
+    "no module": ("conv1", rf"str: {NOT}\."),
 }
 
 
@@ -263,7 +235,7 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_wrapped(name: str) -> None:
     module, message = REFUSED[name]
-    with pytest.raises(UnsupportedLayerError, match=f"TrAct cannot be applied to {message}"):
+    with pytest.raises(UnsupportedLayerError, match=f"TrAct cannot be applied to .*{message}"):
         TrAct(module)
 
 
@@ -279,7 +251,9 @@ def test_a_layer_whose_forward_was_replaced() -> None:
 def test_a_layer_that_uses_a_name_which_would_be_added() -> None:
     layer = nn.Linear(6, 4)
     layer.lam = 3
-    with pytest.raises(UnsupportedLayerError, match=r"applied to Linear: it has an attribute lam of its own"):
+    with pytest.raises(
+        UnsupportedLayerError, match=r"applied to torch\.nn\.Linear: it has an attribute lam of its own"
+    ):
         TrAct(layer)
 
 
@@ -301,7 +275,7 @@ def test_a_replica_of_data_parallel() -> None:
     [
         (
             lambda: ByHand(6, 4),
-            r"the forward\(\) of TrActByHand has trainable weights, but calls no torch.nn.functional",
+            r"the forward\(\) of \S*test_modules.TrActByHand has trainable weights, but calls no torch.nn.functional",
         ),
         (LowRank, r"LowRank: its forward\(\) has several layers with trainable weights"),
         (lambda: nn.Linear(6, 4, dtype=torch.complex64), "Linear: its weight is complex"),
@@ -310,13 +284,14 @@ def test_a_replica_of_data_parallel() -> None:
 def test_what_would_train_with_the_plain_gradient_is_an_error(make: Callable[[], nn.Module], message: str) -> None:
     layer = make()
     x = torch.randn(9, 6, dtype=layer.weight.dtype)
-    wrapped = TrAct(layer)
+    output = layer(x)
+    TrAct(layer)
     with pytest.raises(UnsupportedLayerError, match=message):
-        wrapped(x)
+        layer(x)
     with torch.no_grad():
-        assert torch.equal(wrapped(x), layer(x))
+        assert torch.equal(layer(x), output)
     layer.requires_grad_(False)
-    assert torch.equal(wrapped(x), layer(x))
+    assert torch.equal(layer(x), output)
 
 
 @pytest.mark.parametrize(
@@ -365,7 +340,9 @@ def test_names_that_are_wrong_change_nothing() -> None:
     model = TwoNames()
     with pytest.raises(UnknownLayerError, match=r"'stem.1.conv'.*no module of that name; did you mean 'stem.1'"):
         apply_tract(model, ["other", "stem.1.conv"])
-    with pytest.raises(UnsupportedLayerError, match=r"stem: TrAct cannot be applied to Sequential"):
+    with pytest.raises(
+        UnsupportedLayerError, match=r"applied to stem \(torch\.nn\.Sequential\): .*stem\.0 \(torch\.nn\.Conv2d"
+    ):
         apply_tract(model, ["other", "stem"])
     assert not any(isinstance(module, TrActLayer) for module in model.modules())
 

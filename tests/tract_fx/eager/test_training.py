@@ -59,7 +59,7 @@ def test_under_autocast(dtype: torch.dtype, rows: str) -> None:
 
 
 @works("eager")
-def test_the_backward_pass_inside_of_autocast() -> None:
+def test_the_backward_pass_inside_autocast() -> None:
     """Covariance and solve are not narrowed there."""
     model = network()
     with torch.autocast("cpu", torch.bfloat16, enabled=False):
@@ -69,10 +69,11 @@ def test_the_backward_pass_inside_of_autocast() -> None:
     # The gradient of the output comes from the head, whose own backward pass autocast does narrow.
     assert error(model[0].weight.grad, expected()) <= 2e-2
     layer, x = nn.Linear(6, 4), torch.randn(9, 6)
+    plain = copy.deepcopy(layer)
     output = TrAct(layer, LAM)(x)
     with torch.autocast("cpu", torch.bfloat16):
         output.backward(torch.ones_like(output))
-    weight = tract_gradients(nn.Sequential(layer), [x], ["0"], LAM, torch.sum)["0"]
+    weight = tract_gradients(nn.Sequential(plain), [x], ["0"], LAM, torch.sum)["0"]
     assert error(layer.weight.grad, weight) <= 1e-5
 
 
@@ -125,13 +126,12 @@ def test_evaluation_is_the_plain_layer(mode: Any) -> None:
 @works("eager")
 def test_a_layer_inside_of_the_model() -> None:
     """Its input is an activation; the gradient goes on as the plain one."""
-    layers = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 3)
-    model, plain = (nn.Sequential(layers[0], nn.Tanh(), item, nn.Tanh()) for item in (TrAct(layers[1], LAM), layers[1]))
-    squared(model(X)).backward()
-    found = [item.grad.clone() for item in plain.parameters()]
-    plain.zero_grad()
-    squared(plain(X)).backward()
-    as_before = [item.grad for item in plain.parameters()]
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh(), nn.Conv2d(4, 5, 3), nn.Tanh())
+    model = copy.deepcopy(plain)
+    TrAct(model[2], LAM)
+    for item in (model, plain):
+        squared(item(X)).backward()
+    found, as_before = ([item.grad for item in network.parameters()] for network in (model, plain))
     assert [torch.equal(*pair) for pair in zip(found, as_before, strict=True)] == [True, True, False, True]
     assert error(found[2], tract_gradients(plain, [X], ["2"], LAM)["2"]) <= 1e-5
 
@@ -157,14 +157,6 @@ def test_gradients_of_every_sample() -> None:
         assert error(gradient, expected(x[None])) <= 1e-5
 
 
-@works("eager")
-def test_a_second_derivative_is_an_error() -> None:
-    model, x = network(), X.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(squared(model(x)), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="differentiate twice"):
-        gradient.square().sum().backward()
-
-
 def test_a_weight_that_has_changed_since_the_forward_pass_is_an_error() -> None:
     """As for the plain layer."""
     model, x = network(), X.clone().requires_grad_()
@@ -184,7 +176,8 @@ def test_no_more_is_kept_for_the_backward_pass(name: str, autocast: bool) -> Non
         "convolution": (nn.Conv2d(3, 4, 3), X),
         "linear": (nn.Linear(40, 4), torch.randn(70, 40)),
     }[name]
-    assert kept(TrAct(layer), x, autocast) <= kept(layer, x, autocast) + LAM_BYTES
+    as_before = kept(layer, x, autocast)
+    assert kept(TrAct(layer), x, autocast) <= as_before + LAM_BYTES
 
 
 LAM_BYTES = 8
@@ -211,7 +204,8 @@ def test_less_memory_than_the_authors_module_takes(kernel: int, stride: int, siz
         step()  # what is made only once
         return peak_memory(step)
 
-    assert peak(TrAct(layer)) < 0.8 * peak(torch_tract.TrAct(layer))
+    theirs = peak(torch_tract.TrAct(copy.deepcopy(layer)))
+    assert peak(TrAct(layer)) < 0.8 * theirs
 
 
 def kept(layer: nn.Module, x: Tensor, autocast: bool) -> int:
