@@ -60,6 +60,7 @@ def pages() -> dict[Path, dict[str, Callable[[], str]]]:
         docs / "guide" / "odd-loss.md": outputs,
         docs / "reference" / "what-works.md": _some(TABLES, "what_works"),
         docs / "reference" / "models.md": _some(TABLES, "zoo"),
+        docs / "reference" / "libraries.md": _some(TABLES, "libraries"),
         docs / "results" / "convergence.md": {
             **{name: part for name, part in CONVERGENCE.items() if name != "convergence_readme"},
             **_some(TABLES, "demo"),
@@ -235,6 +236,25 @@ def zoo() -> str:
     return table(("family", "models", *outcomes), rows) + f"\n{versions}\n"
 
 
+def libraries() -> str:
+    """Other libraries: what was tried, in which order, and the error of the first layer's gradient on either side."""
+    record = json.loads((RESULTS / "libraries.json").read_text())
+    rows = [
+        (
+            f"{case['library']} {case['version']}",
+            case["use"],
+            case["order"],
+            *(
+                number(case["errors"][side]) if side in case["errors"] else f"no: {case['without']}"
+                for side in ("layer", "backend")
+            ),
+        )
+        for case in sorted(record["cases"].values(), key=lambda case: case["library"])
+    ]
+    heads = ("library", "what works", "when TrAct is applied", "error, `TrAct(layer)`", "error, backend")
+    return table(heads, rows) + f"\nPyTorch {record['torch']}\n"
+
+
 def passed(count: int, of: int) -> str:
     """How many of some tests passed, in a word where it is all of them."""
     return f"{count} test{'s' * (count > 1)}" if count == of > 0 else f"**{count} of {of}**"
@@ -251,6 +271,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "demo": demo,
     "what_works": what_works,
     "zoo": zoo,
+    "libraries": libraries,
 }
 
 
@@ -263,6 +284,8 @@ def number(value: float | None) -> str:
     """Two significant digits; what is not finite is stored as None."""
     if value is None:
         return "NaN"
+    if value == 0:
+        return "0"
     mantissa, exponent = f"{value:.1e}".split("e")
     return f"{mantissa}e{int(exponent)}"
 

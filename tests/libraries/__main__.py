@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,9 @@ def main() -> int:
     )
     parser.add_argument("names", nargs="*", metavar="CASE", help=f"of {', '.join(CASES)} (default: all)")
     parser.add_argument("--environment", type=Path, help="folder that keeps the environment (default: a temporary one)")
-    parser.add_argument("--out", type=Path, help="write the results of the cases that passed, in JSON")
+    parser.add_argument(
+        "--out", type=Path, help="write the results of the cases that passed, in JSON; others in the file stay"
+    )
     parser.add_argument("--here", action="store_true", help="install nothing, run one case in this process")
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(CASES):
@@ -54,10 +57,18 @@ def main() -> int:
         results = {name: apart(name, folder) for name in names}
     passed = {name: result for name, result in results.items() if result is not None}
     if arguments.out is not None:
-        record = {"torch": torch.__version__.partition("+")[0], "cases": passed}
-        arguments.out.write_text(json.dumps(record, indent=1) + "\n")
+        write(arguments.out, passed, names)
     print(f"{len(passed)} of {len(results)} passed")
     return int(len(passed) < len(results))
+
+
+def write(path: Path, passed: dict[str, dict[str, Any]], tried: Iterable[str]) -> None:
+    """Write the results; those of other cases with the same version of PyTorch stay, those that failed go."""
+    record: dict[str, Any] = {"torch": torch.__version__.partition("+")[0], "cases": {}}
+    if path.exists() and (before := json.loads(path.read_text()))["torch"] == record["torch"]:
+        record["cases"] = {name: result for name, result in before["cases"].items() if name not in tried}
+    record["cases"] |= passed
+    path.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
 
 
 def apart(name: str, folder: Path) -> dict[str, Any] | None:

@@ -119,7 +119,9 @@ def averaging(trial: Trial) -> None:
     for _ in steps(model):
         for average in averages:
             average.update_parameters(model)
-    assert list(averages[0].module.state_dict()) == list(averages[1].module.state_dict()) == list(Network().state_dict())
+    assert (
+        list(averages[0].module.state_dict()) == list(averages[1].module.state_dict()) == list(Network().state_dict())
+    )
     with torch.no_grad():
         assert averages[1](images()[0]).isfinite().all()
 
@@ -161,7 +163,9 @@ def torchao_after(trial: Trial) -> None:
         assert (plain(x) - model(x)).norm() < 0.05 * model(x).norm()
 
 
-@case("torchao", "quantisation-aware training (`QATConfig`)", 'after `quantize_(model, QATConfig(..., step="prepare"))`')
+@case(
+    "torchao", "quantisation-aware training (`QATConfig`)", 'after `quantize_(model, QATConfig(..., step="prepare"))`'
+)
 def torchao_qat(trial: Trial) -> None:
     from torchao.quantization import Int8DynamicActivationIntxWeightConfig, PerGroup, quantize_
     from torchao.quantization.qat import QATConfig
@@ -201,6 +205,43 @@ def peft_modules_to_save(trial: Trial) -> None:
     train(trial.apply(model, "base_model.model.stem.modules_to_save.default"))
     merged = remove_tract(model).merge_and_unload()
     assert not any(isinstance(module, TrActLayer) for module in merged.modules())
+
+
+@case(
+    "opacus",
+    "differentially private training (`make_private`): each sample with the covariance of its rows",
+    "before `make_private`",
+    sides=("layer",),
+    without="Opacus overwrites the gradient with plain ones of every sample",
+)
+def opacus(trial: Trial) -> None:
+    """Without noise, and with a bound on the norm that nothing reaches: the sum of the gradients of the samples."""
+    from opacus import PrivacyEngine
+
+    model = trial.apply(Network(), "stem")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x, labels = images()
+    data = torch.utils.data.DataLoader(list(zip(x, labels, strict=True)), batch_size=BATCH)
+    if trial.side != "closed form":
+        model, optimizer, data = PrivacyEngine().make_private(
+            module=model,
+            optimizer=optimizer,
+            data_loader=data,
+            noise_multiplier=0.0,
+            max_grad_norm=1e9,
+            poisson_sampling=False,
+        )
+    weight, found, plain = next(model.parameters()), [], []
+    for _ in range(2):
+        optimizer.zero_grad()
+        # One backward pass for each sample where the closed form is computed, one for the batch with Opacus.
+        for part in torch.arange(BATCH).split(1 if trial.side == "closed form" else BATCH):
+            share = len(part) / BATCH
+            (share * nn.functional.cross_entropy(model(x[part]), labels[part])).backward()
+        optimizer.step()
+        found.append(weight.grad.clone())
+        plain.append(sum(trial.plain[-BATCH:]))
+    trial.gradients, trial.plain = found, plain
 
 
 @case("pytorch-optimizer", "SAM: two backward passes in a step", "before the first step")
@@ -278,7 +319,8 @@ def diffusers(trial: Trial) -> None:
     )
     scheduler, generator = DDPMScheduler(), torch.Generator().manual_seed(2)
     trial.apply(model, "conv_in")
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    # Adam would divide by gradients that are nothing but rounding.
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
     x, _ = images(size=16)
     for _ in range(2):
         noise = torch.randn(x.shape, generator=generator)
@@ -352,7 +394,7 @@ def feature_extractor(trial: Trial) -> None:
         optimizer.step()
 
 
-@case("stable-baselines3", "PPO with a policy of convolutions", "before `learn`", sides=("layer", "backend"))
+@case("stable-baselines3", "PPO with a policy of convolutions", "before `learn`, on the policy's features extractor")
 def stable_baselines3(trial: Trial) -> None:
     import gymnasium
     import numpy
@@ -379,18 +421,14 @@ def stable_baselines3(trial: Trial) -> None:
 
 @case("fastai", "`Learner.fit`", "on the model that is given to the `Learner`")
 def fastai(trial: Trial) -> None:
-    from fastai.data.core import DataLoaders
-    from fastai.learner import Learner
+    from fastai.basics import DataLoaders, Learner
 
     model = trial.apply(Network(), "stem")
     x, labels = images()
-    batches = [(x, labels)] * 2
+    loader = torch.utils.data.DataLoader(list(zip(x, labels, strict=True)), batch_size=BATCH)
     with tempfile.TemporaryDirectory() as folder:
-        loader = torch.utils.data.DataLoader([(x[i], labels[i]) for i in range(BATCH)], batch_size=BATCH)
-        data = DataLoaders(loader, loader)
-        learner = Learner(data, model, loss_func=nn.CrossEntropyLoss(), path=folder)
-        with learner.no_bar(), learner.no_logging():
-            learner.fit(len(batches), lr=0.01)
+        learner = Learner(DataLoaders(loader, loader), model, loss_func=nn.CrossEntropyLoss(), path=folder)
+        learner.fit(2, lr=0.01)
 
 
 @case("torchrl", "`QValueActor` of convolutions with `DQNLoss`", "on the network, before the loss module is made")

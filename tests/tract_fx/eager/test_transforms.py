@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
+from torchvision.models.feature_extraction import create_feature_extractor
 
 from support.oracle import error, squared, tract_gradients
 from support.works import works
@@ -137,11 +138,8 @@ def test_a_layer_that_torch_fx_traces_through() -> None:
     with pytest.raises(UnsupportedLayerError, match=r"Own: torch\.fx traces through its forward.*leaf_modules"):
         torch.fx.symbolic_trace(model)
 
-    class Tracer(torch.fx.Tracer):
-        def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-            return isinstance(module, TrActLayer) or super().is_leaf_module(module, name)
-
-    assert "call_module" in [node.op for node in Tracer().trace(model).nodes]
+    extractor = create_feature_extractor(model, ["1"], tracer_kwargs={"leaf_modules": [TrActLayer]})
+    assert isinstance(extractor.get_submodule("0"), TrActLayer)
 
 
 @works("eager")
