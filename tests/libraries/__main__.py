@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
+import traceback
 import warnings
 from collections.abc import Iterable
 from importlib import metadata
@@ -32,6 +35,7 @@ from .trial import SIDES, Side, Trial  # noqa: E402
 # The promise for float32, and the difference that the trainings must make.
 TOLERANCE, DIFFERENCE = 1e-5, 1e-2
 TIMEOUT = 600
+RESULT = "result: "
 
 
 def main() -> int:
@@ -44,22 +48,23 @@ def main() -> int:
     parser.add_argument(
         "--out", type=Path, help="write the results of the cases that passed, in JSON; others in the file stay"
     )
-    parser.add_argument("--here", action="store_true", help="install nothing, run one case in this process")
+    parser.add_argument("--here", action="store_true", help="install nothing, and run under this interpreter")
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(CASES):
         parser.error(f"there is no case {', '.join(sorted(unknown))}")
     names = arguments.names or list(CASES)
     if arguments.here:
-        print(json.dumps(tried(names[0])))
+        here(names)
         return 0
     with tempfile.TemporaryDirectory() as temporary:
-        folder = arguments.environment or Path(temporary)
-        results = {name: apart(name, folder) for name in names}
-    passed = {name: result for name, result in results.items() if result is not None}
+        python = with_packages(
+            arguments.environment or Path(temporary), sorted({CASES[name].library for name in names})
+        )
+        passed = apart(python, names)
     if arguments.out is not None:
         write(arguments.out, passed, names)
-    print(f"{len(passed)} of {len(results)} passed")
-    return int(len(passed) < len(results))
+    print(f"{len(passed)} of {len(names)} passed; failed: {sorted(set(names) - set(passed))}")
+    return int(len(passed) < len(names))
 
 
 def write(path: Path, passed: dict[str, dict[str, Any]], tried: Iterable[str]) -> None:
@@ -71,21 +76,34 @@ def write(path: Path, passed: dict[str, dict[str, Any]], tried: Iterable[str]) -
     path.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
 
 
-def apart(name: str, folder: Path) -> dict[str, Any] | None:
-    """The result of a case, which runs in a process and an environment of its own; None where it fails."""
-    try:
-        python = with_packages(folder, [CASES[name].library])
-        command = [python, "-m", "tests.libraries", "--here", name]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT, check=False)
-    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as failure:
-        print(f"{name}: {failure}", flush=True)
-        return None
-    if done.returncode:
-        print(f"{name}: failed\n{done.stderr[-2000:]}", flush=True)
-        return None
-    result = json.loads(done.stdout.splitlines()[-1])
-    print(f"{name}: {result['errors']}", flush=True)
-    return result
+def apart(python: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """The results of the cases that pass under another interpreter."""
+    command = [python, "-m", "tests.libraries", "--here", *names]
+    results = {}
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout or ():
+            if line.startswith(RESULT):
+                name, result = json.loads(line.removeprefix(RESULT))
+                results[name] = result
+                print(f"{name}: {result['errors']}", flush=True)
+    return results
+
+
+def here(names: Iterable[str]) -> None:
+    """Print the results of the cases, each of which runs in a process of its own that imports PyTorch no second time."""
+    torch.set_num_threads(1)
+    for name in names:
+        child = os.fork()
+        if child:
+            os.waitpid(child, 0)
+            continue
+        try:
+            signal.alarm(TIMEOUT)
+            print(RESULT + json.dumps((name, tried(name))), flush=True)
+        except Exception:
+            traceback.print_exc()
+        finally:
+            os._exit(0)
 
 
 def tried(name: str) -> dict[str, Any]:
@@ -95,7 +113,6 @@ def tried(name: str) -> dict[str, Any]:
         AssertionError: when a gradient is not that of the closed form, or is that of the plain layer, too.
     """
     warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
     case = CASES[name]
     expected, errors = run(name, SIDES[0]), {}
     differences = [error(plain, new) for plain, new in zip(expected.plain, expected.gradients, strict=True)]

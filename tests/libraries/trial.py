@@ -1,4 +1,4 @@
-"""One training, with the closed form in the place of the first layer's gradient, or with TrAct in one of its two forms."""
+"""One training: the first layer's gradient is replaced by the closed form, or TrAct is applied in one of its two forms."""
 
 from __future__ import annotations
 

@@ -23,8 +23,8 @@ _ADVICE = {
         "each kernel size."
     ),
     Remedy.UNWRAP: (
-        'Compile the model with another backend, such as "inductor", or remove TrAct from the layer; with '
-        'on_unsupported="warn" or "ignore" the gradient of the wrapper remains unchanged.'
+        'Compile the model with another backend, such as "inductor", or take TrAct off with tract_fx.remove_tract(model); '
+        'with on_unsupported="warn" or "ignore" the gradient of the wrapper remains unchanged.'
     ),
     Remedy.OWN_COVARIANCE: LEAVE_GROUP_OUT,
 }

@@ -22,7 +22,7 @@ def tract_class(mixin: type, base: type) -> type:
         # The module is that of the plain layer, because tracers (torch.fx, torchvision) and quantisation treat classes of
         # torch.nn as leaves. Pickles do not need it, see TrActLayer.__reduce_ex__.
         # The constructor stands in the class itself so that inspect.signature finds its arguments.
-        members = {"__module__": base.__module__, "__doc__": base.__doc__, "__init__": base.__init__}
+        members = {"__module__": base.__module__, "__doc__": base.__doc__, "__init__": base.__init__}  # type: ignore[misc]
         if later := getattr(base, "cls_to_become", None):  # a lazy layer changes its class after the first batch
             members["cls_to_become"] = tract_class(mixin, later)
         found = type(f"TrAct{base.__name__}", (mixin, base), members)

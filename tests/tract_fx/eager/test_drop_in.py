@@ -1,4 +1,4 @@
-"""``from tract_fx import TrAct`` in the place of ``from torch_tract import TrAct``: the same script, the same training."""
+"""``from tract_fx import TrAct`` instead of ``from torch_tract import TrAct``: the same script, the same training."""
 
 import copy
 import inspect
