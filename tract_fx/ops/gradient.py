@@ -11,7 +11,6 @@ device.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -47,7 +46,7 @@ def gram_and_gradient(
     Returns:
         The first as of :func:`~tract_fx.ops.gram.patch_gram`, the second ``(groups, m, n)`` in float64.
     """
-    geometry = PatchGeometry(tuple(kernel_size), tuple(stride), tuple(padding), tuple(dilation), groups)
+    geometry = PatchGeometry.from_arguments(kernel_size, stride, padding, dilation, groups)
     return gram(input, geometry), _gradient(input, output_gradient, geometry)
 
 
@@ -80,7 +79,7 @@ def weight_gradient(
     groups: int,
 ) -> Tensor:
     """The second result of :func:`gram_and_gradient` alone, for a covariance that comes from elsewhere."""
-    geometry = PatchGeometry(tuple(kernel_size), tuple(stride), tuple(padding), tuple(dilation), groups)
+    geometry = PatchGeometry.from_arguments(kernel_size, stride, padding, dilation, groups)
     return _gradient(input, output_gradient, geometry)
 
 
@@ -100,17 +99,12 @@ def _(
 
 def sums_of(input: Tensor, output_gradient: Tensor, geometry: PatchGeometry) -> tuple[Tensor, Tensor]:
     """:func:`gram_and_gradient` with a geometry for its integer arguments."""
-    return gram_and_gradient(input, output_gradient, *_lists(geometry), geometry.groups)
+    return gram_and_gradient(input, output_gradient, *geometry.arguments())
 
 
 def exact_gradient(input: Tensor, output_gradient: Tensor, geometry: PatchGeometry) -> Tensor:
     """:func:`weight_gradient` with a geometry for its integer arguments."""
-    return weight_gradient(input, output_gradient, *_lists(geometry), geometry.groups)
-
-
-def _lists(geometry: PatchGeometry) -> Sequence[list[int]]:
-    sizes = geometry.kernel_size, geometry.stride, geometry.padding, geometry.dilation
-    return [list(size) for size in sizes]
+    return weight_gradient(input, output_gradient, *geometry.arguments())
 
 
 def _gradient(input: Tensor, output_gradient: Tensor, geometry: PatchGeometry) -> Tensor:
