@@ -4,8 +4,8 @@
 float32, before the inverse multiplies what was lost by up to the condition number of the covariance. It is computed here
 instead, from the operands that the layer saw, and the plain weight gradient is not computed at all.
 
-The covariance has kernels on a GPU; ``G`` has none yet and is summed in float64 by :mod:`tract_fx.ops.cpu.gradient` on every
-device.
+On a GPU one kernel of :mod:`tract_fx.ops.gpu.kernels` gives both sums. Elsewhere, and where the kernels cannot run, ``G`` is
+summed in float64 by :mod:`tract_fx.ops.cpu.gradient`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 from tract_fx.ops.cpu.gradient import add_gradient
+from tract_fx.ops.gpu.launch import is_triton_usable, triton_sums
+from tract_fx.ops.gpu.verification import are_kernels_right
 from tract_fx.ops.gram import gram
 from tract_fx.ops.patches import PatchGeometry
 
@@ -47,6 +49,9 @@ def gram_and_gradient(
         The first as of :func:`~tract_fx.ops.gram.patch_gram`, the second ``(groups, m, n)`` in float64.
     """
     geometry = PatchGeometry.from_arguments(kernel_size, stride, padding, dilation, groups)
+    if _are_kernels_usable(input, output_gradient):
+        covariance_sums, gradient = triton_sums(input, output_gradient, geometry)
+        return covariance_sums, gradient
     return gram(input, geometry), _gradient(input, output_gradient, geometry)
 
 
@@ -80,6 +85,9 @@ def weight_gradient(
 ) -> Tensor:
     """The second result of :func:`gram_and_gradient` alone, for a covariance that comes from elsewhere."""
     geometry = PatchGeometry.from_arguments(kernel_size, stride, padding, dilation, groups)
+    if _are_kernels_usable(input, output_gradient):
+        (gradient,) = triton_sums(input, output_gradient, geometry, gram=False)
+        return gradient
     return _gradient(input, output_gradient, geometry)
 
 
@@ -105,6 +113,17 @@ def sums_of(input: Tensor, output_gradient: Tensor, geometry: PatchGeometry) -> 
 def exact_gradient(input: Tensor, output_gradient: Tensor, geometry: PatchGeometry) -> Tensor:
     """:func:`weight_gradient` with a geometry for its integer arguments."""
     return weight_gradient(input, output_gradient, *geometry.arguments())
+
+
+def _are_kernels_usable(input: Tensor, output_gradient: Tensor) -> bool:
+    """Whether there is something to add, on a GPU and in one dtype."""
+    return (
+        input.numel() > 0
+        and output_gradient.numel() > 0
+        and input.dtype == output_gradient.dtype
+        and is_triton_usable(input)
+        and are_kernels_right(input)
+    )
 
 
 def _gradient(input: Tensor, output_gradient: Tensor, geometry: PatchGeometry) -> Tensor:
