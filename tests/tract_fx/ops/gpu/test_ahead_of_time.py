@@ -66,8 +66,11 @@ def test_pixels_of_a_reshaped_image_are_loaded_as_vectors(monkeypatch: pytest.Mo
     sources = []
     monkeypatch.setattr(ahead_of_time, "compiled", lambda source, capability, **options: sources.append(source))
     for name in ("16x16/16 n=768", "linear n=3072"):
-        launch, config = next(combinations(90, torch.bfloat16, name))
-        compile_gram(launch, torch.bfloat16, config, 90)
+        planned, config = next(combinations(90, torch.bfloat16, name))
+        if name != "linear n=3072":  # dZ in the contiguous format has its channels far apart
+            layer = LAYERS[name]
+            planned = launch.plan(layer.input(torch.bfloat16), layer.geometry, None, launch.Device(132))
+        compile_gram(planned, torch.bfloat16, config, 90)
         target = ahead_of_time.GPUTarget("cuda", 90, 32)
         ptx = ahead_of_time.triton.compile(sources.pop(), target=target, options={"enable_fp_fusion": True}).asm["ptx"]
         assert "cp.async.cg.shared.global" in ptx, name
