@@ -1,6 +1,6 @@
-"""Compiles every configuration of the Triton kernels for sm_80 and sm_90, without a GPU.
+"""Compiles every configuration of the Triton kernels for sm_80, 86, 89, 90, 100 and 120, without a GPU.
 
-    python -m tests.gpu.aot [--jobs N]
+    python -m tests.gpu.aot [--jobs N] [--capability 90 ...]
 
 Each is checked for shared memory, for registers that went to local memory, and for matrix instructions of the right kind.
 Exits with status 1 if one fails.
@@ -13,7 +13,7 @@ import sys
 
 import torch
 
-from support.ahead_of_time import combinations, compile_gram, compile_reduction, complaints, every_case
+from support.ahead_of_time import MULTIPROCESSORS, combinations, compile_gram, compile_reduction, complaints, every_case
 
 
 def check(capability: int, dtype: torch.dtype, name: str) -> tuple[list[str], int]:
@@ -35,9 +35,13 @@ def check(capability: int, dtype: torch.dtype, name: str) -> tuple[list[str], in
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=1, help="processes (default: 1)")
+    parser.add_argument(
+        "--capability", type=int, action="append", choices=MULTIPROCESSORS, help="only this one (default: all)"
+    )
     parser.add_argument("layers", nargs="*", help="parts of names of layers (default: all)")
     arguments = parser.parse_args()
     cases = [case for case in every_case() if not arguments.layers or any(part in case[2] for part in arguments.layers)]
+    cases = [case for case in cases if not arguments.capability or case[0] in arguments.capability]
     total = failed = 0
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(arguments.jobs, mp_context=context) as pool:

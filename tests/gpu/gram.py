@@ -9,7 +9,7 @@ from support.patch_shapes import Layer, layers, sliced_patches
 from tract_fx.ops import gram as module
 from tract_fx.ops.gpu import launch
 from tract_fx.ops.gpu.configs import candidates
-from tract_fx.ops.gpu.launch import is_triton_usable, plan, triton_gram
+from tract_fx.ops.gpu.launch import Device, is_triton_usable, plan, triton_gram
 from tract_fx.ops.gram import gram, patch_gram
 from tract_fx.ops.patches import LINEAR, PatchGeometry
 from tract_fx.ops.solve import primal_gradient
@@ -79,7 +79,7 @@ def test_integer_pixels_give_the_exact_matrix(name: str, dtype: torch.dtype) -> 
 def test_any_layer(layer: Layer, dtype: torch.dtype) -> None:
     """With the first configuration, as tuning takes longer than a test may."""
     input = pixels(layer.shape, dtype)
-    launch = plan(input, layer.geometry, None, 1)
+    launch = plan(input, layer.geometry, None, Device.of(input))
     config = candidates(launch.constants, torch.cuda.get_device_capability()[0])[0]
     found = triton_gram(input, layer.geometry, config=config)
     assert torch.equal(found, expected_gram(input, layer.geometry))
@@ -90,7 +90,7 @@ def test_any_layer(layer: Layer, dtype: torch.dtype) -> None:
 def test_every_configuration_gives_the_same_bits(name: str, dtype: torch.dtype) -> None:
     shape, geometry = CASES[name]
     input = torch.randn(shape, device="cuda").to(dtype)
-    launch = plan(input, geometry, None, 1)
+    launch = plan(input, geometry, None, Device.of(input))
     found = [
         triton_gram(input, geometry, config=config)
         for config in candidates(launch.constants, torch.cuda.get_device_capability()[0])
@@ -178,7 +178,9 @@ def test_a_captured_graph_replays_it(name: str) -> None:
 def test_a_layer_that_was_not_tuned_before_can_be_captured() -> None:
     """No kernel may be waited for while a graph is captured: the first configuration is taken."""
     input, geometry = pixels((8, 3, 30, 30), torch.float16), square(6, 3, 1)
-    config = candidates(plan(input, geometry, None, 1).constants, torch.cuda.get_device_capability()[0])[0]
+    config = candidates(plan(input, geometry, None, Device.of(input)).constants, torch.cuda.get_device_capability()[0])[
+        0
+    ]
     triton_gram(input, geometry, config=config)  # loads the kernels, tunes nothing
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()

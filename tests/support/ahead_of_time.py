@@ -15,14 +15,18 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from tract_fx.ops.gpu.configs import TileConfig, candidates
-from tract_fx.ops.gpu.launch import LaunchPlan, plan, reduction_blocks
+from tract_fx.ops.gpu.launch import Device, LaunchPlan, plan, reduction_blocks
 from tract_fx.ops.patches import LINEAR, PatchGeometry
 
 # Bytes of shared memory that one program may have, by compute capability: CUDA's programming guide.
-SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024}
-MULTIPROCESSORS = {80: 108, 90: 132}
+SHARED_MEMORY = {
+    capability: size * 1024 for capability, size in {80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}.items()
+}
+MULTIPROCESSORS = {80: 108, 86: 82, 89: 128, 90: 132, 100: 148, 120: 170}
 # Three tiles at once are worth a few registers in local memory.
 STACK_BYTES = 160
+# Channels of a layer's output, of one group.
+OUTPUTS = 64
 NAMES = {torch.float64: "fp64", torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
@@ -38,6 +42,12 @@ class Layer:
         """A tensor without memory."""
         input = torch.empty(self.shape, dtype=dtype, device="meta")
         return input.contiguous(memory_format=torch.channels_last) if self.channels_last else input
+
+    def output_gradient(self, input: torch.Tensor) -> torch.Tensor:
+        """``dZ`` of so many outputs for an input, without memory and in its memory format."""
+        shape = input.shape[0], OUTPUTS * self.geometry.groups, *self.geometry.outputs(input.shape[2:])
+        result = torch.empty(shape, dtype=input.dtype, device="meta")
+        return result.contiguous(memory_format=torch.channels_last) if self.channels_last else result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +94,9 @@ LAYERS = {
 def combinations(capability: int, dtype: torch.dtype, name: str) -> Iterator[tuple[LaunchPlan, TileConfig]]:
     """A layer's launch with each configuration that is tried for it."""
     layer = LAYERS[name]
-    launch = plan(layer.input(dtype), layer.geometry, None, MULTIPROCESSORS[capability])
+    device = Device(MULTIPROCESSORS[capability], divmod(capability, 10))
+    input = layer.input(dtype)
+    launch = plan(input, layer.geometry, None, device, layer.output_gradient(input))
     for config in candidates(launch.constants, capability // 10):
         yield launch, config
 
@@ -94,7 +106,7 @@ def compile_gram(launch: LaunchPlan, dtype: torch.dtype, config: TileConfig, cap
     from tract_fx.ops.gpu.kernels import partial_gram
 
     constants = {**launch.constants, "BLOCK": config.block, "TILES": config.tiles}
-    pointers = {"input": NAMES[dtype], "workspace": "fp64"}
+    pointers = {"input": NAMES[dtype], "output_gradient": NAMES[dtype], "scales": "fp32", "workspace": "fp64"}
     source = specialised(partial_gram, pointers, launch.sizes, constants, {"rows", "rows_per_split"})
     return compiled(source, capability, num_warps=config.warps, num_stages=config.stages)
 
@@ -104,10 +116,15 @@ def compile_reduction(launch: LaunchPlan, capability: int) -> Compiled:
     from tract_fx.ops.gpu.kernels import reduce_splits
 
     at_once, block = reduction_blocks(launch.splits)
-    entries = launch.groups * launch.features**2
-    sizes = {"splits": launch.splits, "entries": entries, "features": launch.features}
-    pointers = {"workspace": "fp64", "result": "fp64"}
-    constants = {"SPLITS": at_once, "BLOCK": block}
+    entries = launch.groups * launch.features * launch.width
+    sizes = {
+        "splits": launch.splits,
+        "entries": entries,
+        "features": launch.features,
+        "output_features": launch.outputs,
+    }
+    pointers = {"workspace": "fp64", "gram": "fp64", "gradient": "fp64"}
+    constants = {"SPLITS": at_once, "BLOCK": block, **{name: launch.constants[name] for name in ("GRAM", "GRADIENT")}}
     return compiled(specialised(reduce_splits, pointers, sizes, constants, {"splits", "entries"}), capability)
 
 
@@ -137,7 +154,7 @@ def compiled(source: ASTSource, capability: int, **options: int) -> Compiled:
         program = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
         usage = subprocess.run([program, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
     ((registers, stack),) = re.findall(r"REG:(\d+) STACK:(\d+)", usage)
-    instructions = re.findall(r"\b((?:wgmma\.mma_async|mma)\.sync\.[\w.]+)", result.asm["ptx"])
+    instructions = re.findall(r"\b((?:wgmma\.mma_async|mma)\.sync\.[\w.]+|tcgen05\.mma\.[\w.:]+)", result.asm["ptx"])
     return Compiled(int(registers), int(stack), result.metadata.shared, frozenset(instructions))
 
 
@@ -149,9 +166,13 @@ def complaints(found: Compiled, dtype: torch.dtype, config: TileConfig, capabili
     if found.stack > STACK_BYTES:
         result.append(f"{found.stack} bytes of registers in local memory")
     half = dtype.itemsize == 2
+    if dtype == torch.float32 and not Device(1, divmod(capability, 10)).has_fast_float64:
+        return [*result, *(["matrix instructions for float32"] if found.instructions else [])]
     inputs = {torch.bfloat16: ".f32.bf16.bf16", torch.float16: ".f32.f16.f16"}.get(dtype, ".f64.f64.f64.f64")
-    warp_groups = half and capability == 90 and config.block >= 64
-    wanted = "wgmma." if warp_groups else "mma."
+    wide = half and config.block >= 64
+    wanted = {90: "wgmma.", 100: "tcgen05."}.get(capability, "mma.") if wide else "mma."
+    if wanted == "tcgen05.":
+        inputs = "kind::f16"
     if not found.instructions or not all(name.startswith(wanted) and inputs in name for name in found.instructions):
         result.append(f"matrix instructions {sorted(found.instructions)}")
     return result

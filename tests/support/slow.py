@@ -95,7 +95,7 @@ SPLITS = {
     "tract_fx/inspect/views/test_page_browser.py": Split(slow=("test_in_a_notebook_*",)),
     "tract_fx/ops/gpu/test_kernels.py": Split(
         slow=(
-            "test_the_kernels_in_the_interpreter",
+            "test_the_kernels_in_the_interpreter*",
             "test_everything_works_without_triton",
             "test_triton_is_not_imported_before_*",
         )

@@ -39,17 +39,7 @@ def dual_gradient(
         return _in_float64(input, output_gradient, rows, lam, geometry)
     if not isinstance(lam, Tensor):
         lam = torch.full((), lam, dtype=torch.float64)
-    return _on_cpu(
-        input,
-        output_gradient,
-        rows,
-        lam,
-        list(geometry.kernel_size),
-        list(geometry.stride),
-        list(geometry.padding),
-        list(geometry.dilation),
-        geometry.groups,
-    )
+    return _on_cpu(input, output_gradient, rows, lam, *geometry.arguments())
 
 
 @torch.library.custom_op("tract_fx::dual_gradient", mutates_args=())
@@ -64,7 +54,7 @@ def _on_cpu(
     dilation: list[int],
     groups: int,
 ) -> Tensor:
-    geometry = PatchGeometry(tuple(kernel_size), tuple(stride), tuple(padding), tuple(dilation), groups)
+    geometry = PatchGeometry.from_arguments(kernel_size, stride, padding, dilation, groups)
     input, scale = scale_down(input)
     lam = lam / (scale * scale)
     patches = unfold_patches(input, geometry)
@@ -85,7 +75,7 @@ def _(
     dilation: list[int],
     groups: int,
 ) -> Tensor:
-    geometry = PatchGeometry(tuple(kernel_size), tuple(stride), tuple(padding), tuple(dilation), groups)
+    geometry = PatchGeometry.from_arguments(kernel_size, stride, padding, dilation, groups)
     shape = groups, output_gradient.shape[2], geometry.features(input.shape[1])
     return input.new_empty(shape, dtype=torch.promote_types(input.dtype, torch.float32))
 

@@ -4,19 +4,20 @@
 float32, before the inverse multiplies what was lost by up to the condition number of the covariance. It is computed here
 instead, from the operands that the layer saw, and the plain weight gradient is not computed at all.
 
-The covariance has kernels on a GPU; ``G`` has none yet and is summed in float64 by :mod:`tract_fx.ops.cpu.gradient` on every
-device.
+On a GPU one kernel of :mod:`tract_fx.ops.gpu.kernels` gives both sums. Elsewhere, and where the kernels cannot run, ``G`` is
+summed in float64 by :mod:`tract_fx.ops.cpu.gradient`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from tract_fx.ops.cpu.gradient import add_gradient
+from tract_fx.ops.gpu.launch import is_triton_usable, triton_sums
+from tract_fx.ops.gpu.verification import are_kernels_right
 from tract_fx.ops.gram import gram
 from tract_fx.ops.patches import PatchGeometry
 
@@ -47,7 +48,10 @@ def gram_and_gradient(
     Returns:
         The first as of :func:`~tract_fx.ops.gram.patch_gram`, the second ``(groups, m, n)`` in float64.
     """
-    geometry = PatchGeometry(tuple(kernel_size), tuple(stride), tuple(padding), tuple(dilation), groups)
+    geometry = PatchGeometry.from_arguments(kernel_size, stride, padding, dilation, groups)
+    if _are_kernels_usable(input, output_gradient):
+        covariance_sums, gradient = triton_sums(input, output_gradient, geometry)
+        return covariance_sums, gradient
     return gram(input, geometry), _gradient(input, output_gradient, geometry)
 
 
@@ -80,7 +84,10 @@ def weight_gradient(
     groups: int,
 ) -> Tensor:
     """The second result of :func:`gram_and_gradient` alone, for a covariance that comes from elsewhere."""
-    geometry = PatchGeometry(tuple(kernel_size), tuple(stride), tuple(padding), tuple(dilation), groups)
+    geometry = PatchGeometry.from_arguments(kernel_size, stride, padding, dilation, groups)
+    if _are_kernels_usable(input, output_gradient):
+        (gradient,) = triton_sums(input, output_gradient, geometry, gram=False)
+        return gradient
     return _gradient(input, output_gradient, geometry)
 
 
@@ -100,17 +107,23 @@ def _(
 
 def sums_of(input: Tensor, output_gradient: Tensor, geometry: PatchGeometry) -> tuple[Tensor, Tensor]:
     """:func:`gram_and_gradient` with a geometry for its integer arguments."""
-    return gram_and_gradient(input, output_gradient, *_lists(geometry), geometry.groups)
+    return gram_and_gradient(input, output_gradient, *geometry.arguments())
 
 
 def exact_gradient(input: Tensor, output_gradient: Tensor, geometry: PatchGeometry) -> Tensor:
     """:func:`weight_gradient` with a geometry for its integer arguments."""
-    return weight_gradient(input, output_gradient, *_lists(geometry), geometry.groups)
+    return weight_gradient(input, output_gradient, *geometry.arguments())
 
 
-def _lists(geometry: PatchGeometry) -> Sequence[list[int]]:
-    sizes = geometry.kernel_size, geometry.stride, geometry.padding, geometry.dilation
-    return [list(size) for size in sizes]
+def _are_kernels_usable(input: Tensor, output_gradient: Tensor) -> bool:
+    """Whether there is something to add, on a GPU and in one dtype."""
+    return (
+        input.numel() > 0
+        and output_gradient.numel() > 0
+        and input.dtype == output_gradient.dtype
+        and is_triton_usable(input)
+        and are_kernels_right(input)
+    )
 
 
 def _gradient(input: Tensor, output_gradient: Tensor, geometry: PatchGeometry) -> Tensor:

@@ -52,7 +52,7 @@ def patch_gram(
         ``(groups, n, n)`` in float64 with ``n = channels / groups * prod(kernel_size)``: the sum over rows ``X^T X``,
         symmetric to the last bit. The paper's covariance ``C`` is this divided by the number of rows.
     """
-    geometry = PatchGeometry(tuple(kernel_size), tuple(stride), tuple(padding), tuple(dilation), groups)
+    geometry = PatchGeometry.from_arguments(kernel_size, stride, padding, dilation, groups)
     features = geometry.features(input.shape[1])
     if input.numel() and is_triton_usable(input) and are_kernels_right(input):
         return triton_gram(input, geometry)
@@ -82,14 +82,7 @@ def _(
 
 def gram(input: Tensor, geometry: PatchGeometry) -> Tensor:
     """:func:`patch_gram` with a geometry for its integer arguments."""
-    return patch_gram(
-        input,
-        list(geometry.kernel_size),
-        list(geometry.stride),
-        list(geometry.padding),
-        list(geometry.dilation),
-        geometry.groups,
-    )
+    return patch_gram(input, *geometry.arguments())
 
 
 def _write_toeplitz(matrix: Tensor, input: Tensor, geometry: PatchGeometry) -> None:

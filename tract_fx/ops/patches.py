@@ -20,6 +20,9 @@ from torch import Tensor
 
 __all__ = ["LINEAR", "PatchGeometry", "unfold_patches"]
 
+# The arguments that stand for a geometry in the schema of an operator: four lists and the number of groups.
+OperatorArguments = tuple[list[int], list[int], list[int], list[int], int]
+
 
 @dataclasses.dataclass(frozen=True)
 class PatchGeometry:
@@ -30,6 +33,22 @@ class PatchGeometry:
     padding: tuple[int, ...] = ()
     dilation: tuple[int, ...] = ()
     groups: int = 1
+
+    @classmethod
+    def from_arguments(
+        cls,
+        kernel_size: Sequence[int],
+        stride: Sequence[int],
+        padding: Sequence[int],
+        dilation: Sequence[int],
+        groups: int,
+    ) -> PatchGeometry:
+        """The geometry that the arguments of an operator stand for."""
+        return cls(tuple(kernel_size), tuple(stride), tuple(padding), tuple(dilation), groups)
+
+    def arguments(self) -> OperatorArguments:
+        """The arguments of an operator that stand for this geometry: the way back is :meth:`from_arguments`."""
+        return list(self.kernel_size), list(self.stride), list(self.padding), list(self.dilation), self.groups
 
     def features(self, channels: int) -> int:
         """Number ``n`` of features of one group."""

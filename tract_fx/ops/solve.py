@@ -62,10 +62,8 @@ def regularise(matrix: Tensor, lam: Tensor | float) -> Tensor:
 
 def shift(matrix: Tensor, lam: Tensor | float) -> Tensor:
     """What :func:`regularise` adds to the diagonal: ``(groups,)``, ``lam`` or the bound where that is larger."""
-    size = matrix.shape[-1]
-    identity = torch.eye(size, dtype=torch.float64, device=matrix.device)
-    trace = (matrix * identity).sum((-2, -1))
-    smallest = ROUNDING_SAFETY * size * torch.finfo(torch.float64).eps * trace
+    trace = matrix.diagonal(dim1=-2, dim2=-1).sum(-1)
+    smallest = ROUNDING_SAFETY * matrix.shape[-1] * torch.finfo(torch.float64).eps * trace
     return torch.maximum(smallest, torch.zeros_like(smallest) + lam)
 
 

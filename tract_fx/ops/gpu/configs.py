@@ -19,9 +19,12 @@ __all__ = ["TileConfig", "candidates", "every_candidate", "tuned", "width_class"
 
 # What decides which configuration is the fastest, besides the dtype. The number of rows is not among it, so that a
 # training run tunes each of its layers once.
-KEY = ["WIDTH", "GROUPS", "KERNEL", "STEP", "PADDING", "DILATION", "FLAT", "RESHAPED", "MARKED", "WIDE", "PRODUCTS"]
+KEY = [
+    *("WIDTH", "GROUPS", "KERNEL", "STEP", "PADDING", "DILATION", "FLAT", "RESHAPED", "MARKED", "WIDE", "PRODUCTS"),
+    *("GRAM", "GRADIENT", "COMPENSATED", "LAYOUT", "CAPABILITY"),
+]
 # What the configurations to measure depend on.
-CHOICE = ("WIDTH", "PRODUCTS", "RESHAPED", "FLAT", "WIDE", "KERNEL")
+CHOICE = ("WIDTH", "PRODUCTS", "RESHAPED", "FLAT", "WIDE", "KERNEL", "COMPENSATED")
 WIDTHS = (16, 32, 64, 128, 192, 256, 512, 1024)
 
 # Milliseconds for each configuration: with at most eight of them about a quarter of a second for each layer, and the
@@ -52,7 +55,7 @@ def candidates(arguments: Mapping[str, Any], capability: int) -> list[TileConfig
         arguments: the kernel's, of which :data:`CHOICE` is read.
         capability: the major number of the device's compute capability.
     """
-    width, products, reshaped, flat, wide, kernel = (arguments[name] for name in CHOICE)
+    width, products, reshaped, flat, wide, kernel, compensated = (arguments[name] for name in CHOICE)
     # To find a pixel of such a patch takes divisions, and registers for what they leave.
     uneven = reshaped and any(size & (size - 1) for size in kernel)
     if width == 16:
@@ -65,7 +68,8 @@ def candidates(arguments: Mapping[str, Any], capability: int) -> list[TileConfig
     # The loads of a gather are not asynchronous in 16 bits, and more stages change nothing.
     if not reshaped:
         # Only warp-group instructions leave the registers for three tiles, and 64-bit addresses do not leave them.
-        three = [TileConfig(64, 8, tiles=3)] if capability == 9 and 64 < width <= 192 and not flat and not wide else []
+        possible = 64 < width <= 192 and not flat and not wide and not compensated
+        three = [TileConfig(64, 8, tiles=3)] if capability == 9 and possible else []
         many = [] if wide else [TileConfig(64, 4)]
         return [*three, TileConfig(64, 8), *many]
     if uneven:
@@ -91,7 +95,7 @@ def every_candidate() -> list[TileConfig]:
         for reshaped in (False, True)
         for capability in (8, 9)
         for config in candidates(
-            dict(zip(CHOICE, (width, products, reshaped, False, False, (1, 1, 1)), strict=True)), capability
+            dict(zip(CHOICE, (width, products, reshaped, False, False, (1, 1, 1), False), strict=True)), capability
         )
     }
     return list(found)

@@ -5,6 +5,7 @@ Triton is imported at the first launch, not with this module.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -16,7 +17,7 @@ from torch import Tensor
 from tract_fx.ops.gpu.configs import TileConfig, tuned, width_class
 from tract_fx.ops.patches import PatchGeometry
 
-__all__ = ["LaunchPlan", "is_triton_usable", "plan", "triton_gram"]
+__all__ = ["Device", "LaunchPlan", "is_triton_usable", "plan", "triton_gram", "triton_sums"]
 
 PRODUCTS = {
     torch.float64: "float64",
@@ -24,6 +25,10 @@ PRODUCTS = {
     torch.bfloat16: "float32",
     torch.float16: "float32",
 }
+
+# Compute capabilities at which float64 has matrix instructions of its own; at the others it is 32 or 64 times slower than
+# float32.
+FAST_FLOAT64 = ((8, 0), (9, 0), (10, 0))
 
 # Rows that are summed in float32; see the kernels.
 ROWS_PER_SUM = 256
@@ -41,6 +46,27 @@ WORKSPACE_BYTES = 2**25
 REDUCED_AT_ONCE = 2048
 
 LARGEST_INT32 = 2**31 - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """What a plan depends on."""
+
+    multiprocessors: int
+    capability: tuple[int, int] = (9, 0)
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Device:
+        """That of a tensor; on a CPU one that Triton's interpreter stands for."""
+        if tensor.device.type == "cpu":
+            return cls(2)
+        properties = torch.cuda.get_device_properties(tensor.device)
+        return cls(properties.multi_processor_count, (properties.major, properties.minor))
+
+    @property
+    def has_fast_float64(self) -> bool:
+        """Whether sums and products of float64 cost about as much as those of float32."""
+        return self.capability in FAST_FLOAT64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,10 +93,22 @@ class LaunchPlan:
         """Number of groups."""
         return self.constants["GROUPS"]
 
+    @property
+    def outputs(self) -> int:
+        """``m``, of one group."""
+        return self.sizes["output_features"]
+
+    @property
+    def width(self) -> int:
+        """Columns of the workspace."""
+        return self.features * self.constants["GRAM"] + self.outputs * self.constants["GRADIENT"]
+
     def programs(self, block: int, tiles: int) -> int:
-        """Number of programs with so wide tiles, and so many of them in a program."""
+        """Number of programs with so wide tiles, and so many of those of ``X^T X`` in a program."""
         blocks = -(-self.features // block)
-        return -(-(blocks * (blocks + 1) // 2) // tiles) * self.groups * self.splits
+        of_gram = -(-(blocks * (blocks + 1) // 2) // tiles) * self.constants["GRAM"]
+        of_gradient = blocks * -(-self.outputs // block) * self.constants["GRADIENT"]
+        return (of_gram + of_gradient) * self.groups * self.splits
 
 
 def is_triton_usable(input: Tensor) -> bool:
@@ -109,39 +147,103 @@ def triton_gram(
     Returns:
         ``(groups, n, n)`` in float64.
     """
-    if input.device.type == "cpu":
-        return _launch(input, plan(input, geometry, products, multiprocessors=2), config)
-    properties = torch.cuda.get_device_properties(input.device)
-    with torch.cuda.device(input.device):
-        return _launch(input, plan(input, geometry, products, properties.multi_processor_count), config)
+    (gram,) = _sums(input, None, geometry, products, config, gram=True)
+    return gram
 
 
-def _launch(input: Tensor, plan: LaunchPlan, config: TileConfig | None) -> Tensor:
+def triton_sums(
+    input: Tensor,
+    output_gradient: Tensor,
+    geometry: PatchGeometry,
+    *,
+    gram: bool = True,
+    products: str | None = None,
+    config: TileConfig | None = None,
+    device: Device | None = None,
+) -> tuple[Tensor, ...]:
+    """``X^T X``, unless ``gram`` is false, and ``dZ^T X`` of each group, from one kernel.
+
+    Where float64 is slow, products of float32 numbers are rounded to float32, see :data:`FAST_FLOAT64`.
+
+    Args:
+        input: on a GPU, or anywhere in Triton's interpreter; not empty.
+        output_gradient: ``(batch, groups * m, *output)`` of the dtype of ``input``; not empty.
+        geometry: the layer's geometry.
+        gram: whether ``X^T X`` is wanted.
+        products: as of :func:`triton_gram`.
+        config: how to run the kernel, by default the fastest way measured.
+        device: what to plan for, by default the input's own.
+
+    Returns:
+        ``(groups, n, n)`` and ``(groups, m, n)`` in float64.
+    """
+    return _sums(input, output_gradient, geometry, products, config, gram=gram, device=device)
+
+
+def _sums(
+    input: Tensor,
+    output_gradient: Tensor | None,
+    geometry: PatchGeometry,
+    products: str | None,
+    config: TileConfig | None,
+    *,
+    gram: bool,
+    device: Device | None = None,
+) -> tuple[Tensor, ...]:
+    planned = plan(input, geometry, products, device or Device.of(input), output_gradient, gram=gram)
+    with torch.cuda.device(input.device) if input.device.type == "cuda" else contextlib.nullcontext():
+        return _launch(input, output_gradient, planned, config)
+
+
+def _launch(
+    input: Tensor, output_gradient: Tensor | None, plan: LaunchPlan, config: TileConfig | None
+) -> tuple[Tensor, ...]:
     partial_gram, tuned_partial_gram, reduce_splits = _kernels()
-    features = plan.features
-    shape = plan.groups, features, features
-    workspace = torch.empty((plan.splits, *shape), dtype=torch.float64, device=input.device)
+    features, groups = plan.features, plan.groups
+
+    def empty(*shape: int) -> Tensor:
+        return torch.empty(shape, dtype=torch.float64, device=input.device)
+
+    workspace = empty(plan.splits, groups, features, plan.width)
+    others = [input if output_gradient is None else output_gradient]
+    scales = _scales([input, *others[: output_gradient is not None]]) if plan.constants["SCALED"] else None
+    pointers = input, *others, input if scales is None else scales, workspace
     # Triton is about to change its default, and says so at each call that leaves it open.
     arguments = {**plan.sizes, **plan.constants, "enable_fp_fusion": True}
     if config is None:
         grid = lambda meta: (plan.programs(meta["BLOCK"], meta["TILES"]),)  # noqa: E731
-        tuned_partial_gram[grid](input, workspace, **arguments)
+        tuned_partial_gram[grid](*pointers, **arguments)
     else:
         partial_gram[(plan.programs(config.block, config.tiles),)](
-            input,
-            workspace,
+            *pointers,
             **arguments,
             BLOCK=config.block,
             TILES=config.tiles,
             num_warps=config.warps,
             num_stages=config.stages,
         )
-    result = torch.empty(shape, dtype=torch.float64, device=input.device)
+    wanted = {name: plan.constants[name] for name in ("GRAM", "GRADIENT")}
+    gram = empty(groups, features, features) if wanted["GRAM"] else workspace
+    gradient = empty(groups, plan.outputs, features) if wanted["GRADIENT"] else workspace
+    entries = groups * features * plan.width
     at_once, block = reduction_blocks(plan.splits)
-    reduce_splits[(-(-result.numel() // block),)](
-        workspace, result, plan.splits, result.numel(), features, SPLITS=at_once, BLOCK=block, enable_fp_fusion=True
-    )
-    return result
+    reduce_splits[(-(-entries // block),)](
+        workspace, gram, gradient, plan.splits, entries, features, plan.outputs, **wanted, SPLITS=at_once, BLOCK=block,
+        enable_fp_fusion=True,
+    )  # fmt: skip
+    if scales is not None:
+        of_input, *of_outputs = scales.to(torch.float64).unbind()
+        gram /= of_input * of_input
+        if of_outputs:
+            gradient /= of_input * of_outputs[0]
+    return tuple(result for name, result in zip(wanted, (gram, gradient), strict=True) if wanted[name])
+
+
+def _scales(tensors: list[Tensor]) -> Tensor:
+    """Powers of two that bring the largest element of each tensor to about 1, in float32; 1 if it is zero or not finite."""
+    largest = torch.stack([torch.linalg.vector_norm(tensor, math.inf) for tensor in tensors])
+    exponent = -torch.ceil(torch.log2(largest)).clamp(-126, 126)
+    return torch.where(largest.isfinite() & (largest > 0), torch.exp2(exponent), 1.0).to(torch.float32)
 
 
 @functools.cache
@@ -157,8 +259,16 @@ def reduction_blocks(splits: int) -> tuple[int, int]:
     return at_once, min(256, REDUCED_AT_ONCE // at_once)
 
 
-def plan(input: Tensor, geometry: PatchGeometry, products: str | None, multiprocessors: int) -> LaunchPlan:
-    """Arguments for an input that is not empty, on a device with so many multiprocessors."""
+def plan(
+    input: Tensor,
+    geometry: PatchGeometry,
+    products: str | None,
+    device: Device,
+    output_gradient: Tensor | None = None,
+    *,
+    gram: bool = True,
+) -> LaunchPlan:
+    """Arguments for tensors that are not empty."""
     leading = 3 - len(geometry.kernel_size)
     ones, zeros = (1,) * leading, (0,) * leading
     kernel, step = ones + geometry.kernel_size, ones + geometry.stride
@@ -173,7 +283,11 @@ def plan(input: Tensor, geometry: PatchGeometry, products: str | None, multiproc
         for extent, width, reach, offsets, move in zip(size, padding, dilation, kernel, step, strict=True)
     )
     rows, features = batch * math.prod(output), geometry.features(channels)
-    products = products or PRODUCTS[input.dtype]
+    channels_out = 0 if output_gradient is None else output_gradient.shape[1]
+    output_strides = _output_strides(output_gradient, leading)
+    compensated = not device.has_fast_float64 and input.dtype != torch.float64
+    products = products or ("ieee" if compensated and input.dtype == torch.float32 else PRODUCTS[input.dtype])
+    compensated = compensated and products != "float64"
     reshaped = all(
         offsets == move and width == 0 and (reach == 1 or offsets == 1)
         for offsets, move, width, reach in zip(kernel, step, padding, dilation, strict=True)
@@ -181,19 +295,27 @@ def plan(input: Tensor, geometry: PatchGeometry, products: str | None, multiproc
     bits = sum(offsets for offsets, width in zip(kernel, padding, strict=True) if width)
     farthest = (batch - 1) * strides[0] + (channels - 1) * strides[1]
     farthest += sum((extent + 2 * width) * s for extent, width, s in zip(size, padding, stride, strict=True))
-    rows_per_split = split_rows(rows, features, geometry.groups, multiprocessors)
+    farthest_output = (batch - 1) * output_strides[0] + channels_out * output_strides[1]
+    farthest_output += sum(extent * s for extent, s in zip(output, output_strides[2:], strict=True))
+    outputs = channels_out // geometry.groups
+    rows_per_split = split_rows(rows, features, geometry.groups, device.multiprocessors, outputs, gram=gram)
     axes = list(zip("zyx", output, size, stride, strict=True))
     return LaunchPlan(
         sizes={
             "rows": rows,
             "rows_per_split": rows_per_split,
             "features": features,
+            "output_features": outputs,
             **{f"outputs_{axis}": value for axis, value, _, _ in axes},
             **{f"size_{axis}": value for axis, _, value, _ in axes},
             "stride_group": channels // geometry.groups * strides[1],
             "stride_batch": strides[0],
             "stride_channel": strides[1],
             **{f"stride_{axis}": value for axis, _, _, value in axes},
+            "output_stride_group": outputs * output_strides[1],
+            "output_stride_batch": output_strides[0],
+            "output_stride_channel": output_strides[1],
+            **{f"output_stride_{axis}": stride for axis, stride in zip("zyx", output_strides[2:], strict=True)},
         },
         constants={
             "GROUPS": geometry.groups,
@@ -205,21 +327,42 @@ def plan(input: Tensor, geometry: PatchGeometry, products: str | None, multiproc
             "RESHAPED": reshaped,
             "MARKED": 0 < bits <= 30,
             "ROWS_FIRST": not reshaped and are_rows_first(),
-            "WIDE": max(farthest, 2 * rows) > LARGEST_INT32,
+            "OUTPUT_ROWS_FIRST": output_strides[1] != 1 and are_rows_first(),
+            "WIDE": max(farthest, farthest_output, 2 * rows) > LARGEST_INT32,
+            "GRAM": gram,
+            "GRADIENT": output_gradient is not None,
             "PRODUCTS": products,
+            "COMPENSATED": compensated,
+            "SCALED": compensated and input.dtype == torch.float32,
             "ROWS": 64 if reshaped and products == "float32" else 32,
             "ROWS_PER_SUM": ROWS_PER_SUM,
             "WIDTH": width_class(features),
+            "LAYOUT": int(strides[1] == 1) + 2 * int(output_strides[1] == 1),
+            "CAPABILITY": 10 * device.capability[0] + device.capability[1],
         },
         splits=-(-rows // rows_per_split),
     )
 
 
-def split_rows(rows: int, features: int, groups: int, multiprocessors: int) -> int:
+def _output_strides(output_gradient: Tensor | None, leading: int) -> tuple[int, ...]:
+    """Of ``(image, channel, z, y, x)``; a dimension of size 1 has none."""
+    if output_gradient is None:
+        return (0,) * 5
+    batch, channel, *spatial = (
+        stride if extent > 1 else 0
+        for extent, stride in zip(output_gradient.shape, output_gradient.stride(), strict=True)
+    )
+    return batch, channel, *(0,) * leading, *spatial
+
+
+def split_rows(
+    rows: int, features: int, groups: int, multiprocessors: int, outputs: int = 0, *, gram: bool = True
+) -> int:
     """Rows of a split; it does not depend on the width of tiles, so that this may be tuned without changing a bit."""
     blocks = -(-features // NOMINAL_BLOCK)
-    wanted = PROGRAMS_PER_MULTIPROCESSOR * multiprocessors // (groups * blocks * (blocks + 1) // 2)
-    possible = WORKSPACE_BYTES // (8 * groups * features * features)
+    tiles = blocks * (blocks + 1) // 2 * gram + blocks * -(-outputs // NOMINAL_BLOCK)
+    wanted = PROGRAMS_PER_MULTIPROCESSOR * multiprocessors // (groups * tiles)
+    possible = WORKSPACE_BYTES // (8 * groups * features * (features * gram + outputs))
     splits = max(1, min(wanted, possible))
     return max(2, -(-rows // (splits * SPLIT_STEP))) * SPLIT_STEP
 

@@ -16,7 +16,7 @@ from support.generated import examples
 from support.patch_shapes import Layer, layers, sliced_patches
 from tract_fx.ops.gpu import configs, launch, verification
 from tract_fx.ops.gpu.configs import TileConfig
-from tract_fx.ops.gpu.launch import plan, triton_gram
+from tract_fx.ops.gpu.launch import Device, plan, triton_gram
 from tract_fx.ops.patches import LINEAR, PatchGeometry
 
 assert os.environ.get("TRITON_INTERPRET") == "1", "run by test_triton_gram.py"
@@ -89,7 +89,7 @@ def test_each_kind_of_layer(shape: tuple[int, ...], geometry: PatchGeometry, dty
 
 def test_these_kinds_take_every_path() -> None:
     constants = [
-        plan(torch.empty(shape), geometry, None, 2).constants
+        plan(torch.empty(shape), geometry, None, Device(2)).constants
         for shape, geometry in [
             ((300, 37), LINEAR),
             ((70, 2, 4, 4), square(4, 4, 0)),

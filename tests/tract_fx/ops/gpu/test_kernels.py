@@ -19,9 +19,10 @@ from tract_fx.ops.gram import gram
 from tract_fx.ops.patches import LINEAR
 
 
-def test_the_kernels_in_the_interpreter() -> None:
+@pytest.mark.parametrize("file", ["interpreted_gram.py", "interpreted_sums.py"])
+def test_the_kernels_in_the_interpreter(file: str) -> None:
     pytest.importorskip("triton")
-    finished = pytest_in_the_interpreter(Path(__file__).parent / "interpreted_gram.py")
+    finished = pytest_in_the_interpreter(Path(__file__).parent / file)
     assert finished.returncode == 0, finished.stdout[-8000:] + finished.stderr[-2000:]
     assert "skipped" not in finished.stdout
 

@@ -1,0 +1,107 @@
+"""What the pass adds to the CUDA code that Inductor writes; no GPU is needed for it."""
+
+import functools
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+pytestmark = [pytest.mark.slow, pytest.mark.codegen]
+
+# The first layers of `write_code`: rows, features, outputs.
+LAYERS = {"stem": (8 * 32 * 32, 147, 16), "patches": (32 * 8 * 8, 48, 32)}
+
+
+@functools.cache
+def written() -> dict[str, dict[str, str]]:
+    pytest.importorskip("triton")
+    with tempfile.TemporaryDirectory() as folder:
+        finished = subprocess.run(
+            [sys.executable, "-m", "tests.gpu.write_code"],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "TORCHINDUCTOR_CACHE_DIR": folder},
+            capture_output=True,
+            text=True,
+            timeout=500,
+            check=False,
+        )
+    assert finished.returncode == 0, finished.stderr[-4000:]
+    return json.loads(finished.stdout)
+
+
+def lines(name: str, side: str = "backward") -> list[str]:
+    return [line.strip() for line in written()[name][side].splitlines() if not line.lstrip().startswith("#")]
+
+
+def launches(code: list[str]) -> int:
+    return sum(line.startswith("triton_") and ".run(" in line for line in code)
+
+
+def buffers(code: list[str]) -> list[tuple[int, str]]:
+    """Elements and dtypes of what is allocated."""
+    found = re.findall(r"empty_strided_cuda\(\(([\d, ]*)\), .*?, torch\.(\w+)\)", "\n".join(code))
+    return [(math.prod(int(size) for size in sizes.split(",") if size.strip()), dtype) for sizes, dtype in found]
+
+
+def operators(code: list[str], name: str) -> list[str]:
+    return [line for line in code if re.match(rf"buf\d+ = torch\.ops\.{re.escape(name)}\(", line)]
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_the_forward_code_is_the_plain_one(name: str) -> None:
+    plain, rewritten = lines(f"{name} plain", "forward"), lines(f"{name} rewritten", "forward")
+    assert launches(rewritten) == launches(plain)
+    assert sorted(size for size in buffers(rewritten) if size[0] > 1) == sorted(
+        size for size in buffers(plain) if size[0] > 1
+    )
+    assert not any("tract_fx" in line for line in rewritten)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_both_sums_come_from_one_operator_and_its_inputs_are_not_copied(name: str) -> None:
+    """The image and the gradient reach it in the layer's dtype and in the layout that they have already."""
+    plain, code = lines(f"{name} plain"), lines(f"{name} rewritten")
+    assert len(operators(code, "tract_fx.gram_and_gradient.default")) == 1
+    large = min(LAYERS[name][0] * LAYERS[name][2], 8 * 3 * 64 * 64)
+    assert sorted(size for size in buffers(code) if size[0] >= large) == sorted(
+        size for size in buffers(plain) if size[0] >= large
+    )
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_few_kernels_are_added(name: str) -> None:
+    """One reads the trace, one shifts the diagonal, one chooses and casts; the cast of the plain gradient is gone."""
+    assert launches(lines(f"{name} rewritten")) <= launches(lines(f"{name} plain")) + 2
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_nothing_of_the_size_of_rows_and_features_is_allocated(name: str) -> None:
+    rows, features, outputs = LAYERS[name]
+    largest = max(size for size, _ in buffers(lines(f"{name} rewritten")))
+    assert largest < rows * features
+    wide = [size for size, dtype in buffers(lines(f"{name} rewritten")) if dtype == "float64"]
+    assert max(wide, default=0) <= features * max(features, outputs)
+
+
+@pytest.mark.parametrize(("name", "masks"), [("stem", [(True, True)]), ("patches", [(False, False)])])
+def test_the_plain_weight_gradient_of_the_first_layer_is_not_computed(
+    name: str, masks: list[tuple[bool, bool]]
+) -> None:
+    """What is left of ``convolution_backward`` is the second layer's, or the gradient of the first one's bias."""
+    code = "\n".join(operators(lines(f"{name} rewritten"), "aten.convolution_backward.default"))
+    found = re.findall(r"\[(True|False), (True|False), (?:True|False)\]\)", code)
+    assert found == [(str(input), str(weight)) for input, weight in masks]
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_the_gradient_keeps_its_layout_and_dtype(name: str) -> None:
+    features, outputs = LAYERS[name][1:]
+    of_weight = (features * outputs, "float32")
+    assert buffers(lines(f"{name} plain")).count(of_weight) == buffers(lines(f"{name} rewritten")).count(of_weight) >= 1

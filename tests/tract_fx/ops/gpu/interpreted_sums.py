@@ -1,0 +1,216 @@
+"""``X^T X`` and ``dZ^T X`` from one kernel; ``test_kernels.py`` runs this in Triton's interpreter."""
+
+import dataclasses
+import functools
+import os
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from support import interpreter
+from support.generated import examples
+from support.oracle import error
+from support.patch_shapes import Layer, layers, sliced_patches
+from support.photographs import RANGES, photographs
+from tract_fx.ops.gpu.configs import TileConfig
+from tract_fx.ops.gpu.launch import Device, plan, triton_gram, triton_sums
+from tract_fx.ops.patches import LINEAR, PatchGeometry
+from tract_fx.ops.solve import solve_primal
+
+assert os.environ.get("TRITON_INTERPRET") == "1", "run by test_kernels.py"
+interpreter.repair()
+
+SMALL, LARGE, THREE = TileConfig(16, 1), TileConfig(64, 8), TileConfig(64, 8, tiles=3)
+FAST, SLOW = Device(2, (9, 0)), Device(2, (8, 9))
+DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
+LAM = 0.1
+
+
+def square(kernel: int, stride: int, padding: int, dilation: int = 1, groups: int = 1) -> PatchGeometry:
+    return PatchGeometry((kernel,) * 2, (stride,) * 2, (padding,) * 2, (dilation,) * 2, groups)
+
+
+def integers(shape: tuple[int, ...], dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
+    return torch.randint(-8, 9, shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def output_gradient_for(input: torch.Tensor, geometry: PatchGeometry, outputs: int) -> torch.Tensor:
+    return integers((len(input), outputs * geometry.groups, *geometry.outputs(input.shape[2:])), input.dtype, seed=1)
+
+
+def rows_of(input: torch.Tensor, output_gradient: torch.Tensor, geometry: PatchGeometry) -> tuple[torch.Tensor, ...]:
+    """``X`` and ``dZ`` of every group in float64, by slicing and by permuting."""
+    outputs = output_gradient.double().reshape(len(input), geometry.groups, -1, output_gradient[0, 0].numel())
+    return sliced_patches(input, geometry).double(), outputs.permute(1, 0, 3, 2).flatten(1, 2)
+
+
+def found_sums(
+    input: torch.Tensor,
+    output_gradient: torch.Tensor,
+    geometry: PatchGeometry,
+    config: TileConfig,
+    device: Device = FAST,
+) -> tuple[torch.Tensor, ...]:
+    # The interpreter multiplies the bits of bfloat16 numbers, so these are converted before.
+    products = "ieee" if input.dtype == torch.bfloat16 else None
+    return triton_sums(input, output_gradient, geometry, products=products, config=config, device=device)
+
+
+def check(
+    input: torch.Tensor,
+    output_gradient: torch.Tensor,
+    geometry: PatchGeometry,
+    config: TileConfig,
+    device: Device = FAST,
+) -> None:
+    """Integers leave nothing to tolerate."""
+    rows, outputs = rows_of(input, output_gradient, geometry)
+    gram, gradient = found_sums(input, output_gradient, geometry, config, device)
+    assert gram.dtype == gradient.dtype == torch.float64
+    assert torch.equal(gram, rows.mT @ rows)
+    assert torch.equal(gradient, outputs.mT @ rows)
+
+
+@examples(6)
+@given(layers(), st.integers(1, 20), st.sampled_from(DTYPES), st.sampled_from([FAST, SLOW]))
+def test_any_layer(layer: Layer, outputs: int, dtype: torch.dtype, device: Device) -> None:
+    input = integers(layer.shape, dtype)
+    config = LARGE if layer.geometry.features(layer.shape[1]) > 32 else SMALL
+    check(input, output_gradient_for(input, layer.geometry, outputs), layer.geometry, config, device)
+
+
+@pytest.mark.parametrize("device", [FAST, SLOW], ids=["fast float64", "slow float64"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("shape", "geometry", "outputs"),
+    [
+        ((300, 37), LINEAR, 70),
+        ((3, 3, 16, 20), square(4, 4, 0), 5),
+        ((2, 3, 13, 9), square(3, 1, 1), 66),
+        ((2, 4, 12, 11), square(3, 2, 2, dilation=2, groups=2), 3),
+        ((70, 2, 4, 4), square(4, 4, 0), 7),
+        ((2, 2, 4, 7, 6), PatchGeometry((2, 3, 3), (1, 2, 1), (1, 1, 0), (1, 1, 2)), 4),
+    ],
+)
+def test_each_kind_of_layer(
+    shape: tuple[int, ...], geometry: PatchGeometry, outputs: int, dtype: torch.dtype, device: Device
+) -> None:
+    input = integers(shape, dtype)
+    check(input, output_gradient_for(input, geometry, outputs), geometry, LARGE, device)
+
+
+@pytest.mark.parametrize("channels_last_input", [False, True])
+@pytest.mark.parametrize("channels_last_output", [False, True])
+def test_memory_layouts_do_not_matter(channels_last_input: bool, channels_last_output: bool) -> None:
+    geometry = square(3, 1, 1)
+    input = integers((2, 3, 9, 8), torch.float16)
+    outputs = output_gradient_for(input, geometry, 5)
+    if channels_last_input:
+        input = input.to(memory_format=torch.channels_last)
+    if channels_last_output:
+        outputs = outputs.to(memory_format=torch.channels_last)
+    check(input, outputs, geometry, LARGE)
+    check(input, outputs[:1, :, :1, :1].expand_as(outputs), geometry, LARGE)
+
+
+def test_three_tiles_at_once_and_tiles_of_the_gradient() -> None:
+    input, geometry = integers((2, 3, 14, 13), torch.float16), square(7, 2, 3)
+    check(input, output_gradient_for(input, geometry, 70), geometry, THREE)
+
+
+def test_the_gradient_alone() -> None:
+    input, geometry = integers((2, 4, 9, 8), torch.float32), square(3, 2, 1, groups=2)
+    outputs = output_gradient_for(input, geometry, 5)
+    (found,) = triton_sums(input, outputs, geometry, gram=False, config=SMALL)
+    rows, wide = rows_of(input, outputs, geometry)
+    assert torch.equal(found, wide.mT @ rows)
+
+
+def test_the_covariance_has_the_same_bits_with_and_without_the_gradient() -> None:
+    """As long as both have the same splits."""
+    input, geometry = torch.randn(2, 3, 9, 8), square(3, 1, 1)
+    outputs = torch.randn(2, 5, 9, 8)
+    together, alone = plan(input, geometry, None, FAST, outputs), plan(input, geometry, None, FAST)
+    assert together.sizes["rows_per_split"] == alone.sizes["rows_per_split"]
+    assert torch.equal(
+        triton_sums(input, outputs, geometry, config=SMALL)[0], triton_gram(input, geometry, config=SMALL)
+    )
+
+
+@pytest.mark.parametrize("exponent", [-110, 110])
+def test_scales_that_overflow_or_vanish_in_float32(exponent: int) -> None:
+    """Where products are float32, powers of two keep them in range."""
+    generator = torch.Generator().manual_seed(0)
+    input, outputs = torch.randn(2, 3, 8, 8, generator=generator), torch.randn(2, 4, 8, 8, generator=generator)
+    geometry = square(3, 1, 1)
+    unit = found_sums(input, outputs, geometry, SMALL, SLOW)
+    found = found_sums(input * 2.0**exponent, outputs * 2.0**-exponent, geometry, SMALL, SLOW)
+    assert torch.equal(found[0], unit[0] * 2.0 ** (2 * exponent))
+    assert torch.equal(found[1], unit[1])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("device", [FAST, SLOW])
+def test_a_broken_pixel_reaches_the_sums_of_its_features_only(value: float, device: Device) -> None:
+    input, outputs = torch.ones(70, 20), torch.ones(70, 3)
+    input[5, 7] = value
+    gram, gradient = found_sums(input, outputs, LINEAR, SMALL, device)
+    assert torch.equal(gradient.isfinite(), (torch.arange(20) != 7).expand(1, 3, 20))
+    assert torch.equal(gram.isfinite()[0, 0], torch.arange(20) != 7)
+
+
+def solved_error(
+    images: torch.Tensor, geometry: PatchGeometry, dtype: torch.dtype, device: Device, noise: torch.Tensor
+) -> float:
+    """Relative error of the new gradient against the float64 closed form on the same operands."""
+    input, outputs = images.to(dtype), noise.to(dtype)
+    rows, wide = rows_of(input, outputs, geometry)
+    count = rows.shape[1]
+    gram, gradient = found_sums(input, outputs, geometry, LARGE, device)
+    found = solve_primal(gram / count, gradient, LAM, 1.0)
+    covariance = rows.mT @ rows / count + LAM * torch.eye(rows.shape[2], dtype=torch.float64)
+    return error(found, torch.linalg.solve(covariance, wide.mT @ rows, left=False))
+
+
+# Where float64 is slow, products of float32 numbers are rounded: that is worse than what is promised elsewhere.
+BOUNDS = {
+    (torch.float32, FAST): 1e-9,
+    (torch.float16, FAST): 1e-4,
+    (torch.bfloat16, FAST): 1e-4,
+    (torch.float32, SLOW): 2e-5,
+    (torch.float16, SLOW): 1e-4,
+    (torch.bfloat16, SLOW): 1e-4,
+}
+
+
+@pytest.mark.parametrize(("dtype", "device"), BOUNDS)
+@pytest.mark.parametrize("kind", [*RANGES, "noise"])
+def test_photographs(kind: str, dtype: torch.dtype, device: Device) -> None:
+    """Of 900 rows, sums of 256 end in each split."""
+    geometry, size = square(3, 1, 1), 15
+    images = torch.randn(4, 3, size, size) if kind == "noise" else photographs(4, size, kind)
+    outputs = torch.randn(4, 8, size, size, generator=torch.Generator().manual_seed(1))
+    bound = BOUNDS[dtype, device] * (5 if kind == "0..255" and dtype == torch.float32 else 1)
+    assert solved_error(images, geometry, dtype, device, outputs) <= bound
+
+
+@pytest.mark.parametrize(("dtype", "device"), [(torch.float32, SLOW), (torch.bfloat16, FAST)])
+def test_photographs_under_a_large_kernel(dtype: torch.dtype, device: Device) -> None:
+    geometry = square(7, 2, 3)
+    outputs = torch.randn(2, 8, 20, 20, generator=torch.Generator().manual_seed(1))
+    assert solved_error(photographs(2, 40), geometry, dtype, device, outputs) <= BOUNDS[dtype, device]
+
+
+def test_float32_products_are_worse_without_compensation() -> None:
+    """Sums of sums in plain float32 lose digits: what TwoSum is for."""
+    input = 1 + torch.rand(4096, 3, generator=torch.Generator().manual_seed(0)) / 64
+    outputs = torch.ones(4096, 1)
+    (found,) = triton_sums(
+        input, outputs, LINEAR, gram=False, config=SMALL, device=dataclasses.replace(SLOW, multiprocessors=1)
+    )
+    expected = input.double().sum(0)
+    parts = input.view(16, 256, 3).sum(1)
+    plain = functools.reduce(torch.add, parts.unbind())
+    assert (found[0, 0] - expected).abs().max() < 0.5 * (plain - expected).abs().max()
