@@ -18,7 +18,7 @@ from tract_fx.compat import real_scalar
 from tract_fx.distributed.groups import check_process_group
 from tract_fx.eager.interception import Interception
 from tract_fx.errors import OptionError, UnknownLayerError, UnsupportedLayerError
-from tract_fx.options import DEFAULT_LAM, check_lam, closest
+from tract_fx.options import DEFAULT_LAM, check_lam, check_layer_names, closest
 
 __all__ = ["TrAct", "TrActLayer", "apply_tract"]
 
@@ -147,7 +147,7 @@ def apply_tract(
         UnsupportedLayerError: naming the layer, and what it would have to be.
         OptionError: naming the argument, its value and what is allowed.
     """
-    names = [layers] if isinstance(layers, str) else list(layers)
+    names = [layers] if isinstance(layers, str) else check_layer_names(layers)
     known = dict(model.named_modules(remove_duplicate=False))
     known.pop("")
     for name in names:
