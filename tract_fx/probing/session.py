@@ -70,8 +70,8 @@ def probe(
     Raises:
         OptionError: for an argument that is not allowed.
         UnknownLayerError: for a name in ``layers`` that the model does not have.
-        ProbeError: when the model cannot be copied or does not accept a batch, the loader is empty or yields something else, or no first layer got a
-            gradient; the message says why.
+        ProbeError: when the model cannot be copied or does not accept a batch, the loader is empty or yields something
+            else, or no first layer got a gradient; the message says why.
     """
     options = TractOptions(lam=lam, layers=layers, on_unsupported="ignore", inner="aot_eager")
     lams = _grid(options.lam, DEFAULT_GRID if grid is None else grid)
@@ -116,7 +116,7 @@ def _run(
     words: dict[str, None] = {}
     count = 0
     with isolated_compile(model, backend) as compiled:
-        for count, item in enumerate(itertools.islice(loader, batches), 1):  # noqa: B007 - how many there were
+        for count, item in enumerate(itertools.islice(loader, batches), 1):
             batch = Batch.of(item, device)
             observers.expect(batch.samples)
             with _explained(count, batch):

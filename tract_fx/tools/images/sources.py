@@ -211,6 +211,7 @@ def layout(names: Sequence[str]) -> list[Entry]:
 
 
 def is_image(name: str) -> bool:
+    """Whether a file is an image, by its suffix, and not hidden."""
     path = PurePosixPath(name)
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
