@@ -6,7 +6,6 @@ import contextlib
 import copy
 import dataclasses
 import gc
-import logging
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,7 +21,7 @@ from tract_fx.compile.compilers import Compiled
 from tract_fx.compile.lam_input import LamInput
 from tract_fx.compile.reporting import FindingsRecorder
 from tract_fx.errors import CaptureError, TractError
-from tract_fx.inspect.causes import first_cause, in_words
+from tract_fx.inspect.causes import first_cause, in_words, quiet
 from tract_fx.inspect.fake_model import fake_arguments, fake_model, has_values
 from tract_fx.options import TractOptions
 from tract_fx.passes.first_layer import Findings, Match
@@ -201,22 +200,10 @@ def _tracing() -> Iterator[None]:
             torch.enable_grad(),
             compat.isolated_dynamo_state(),
             torch.random.fork_rng(devices=()),
-            _quiet("torch._subclasses.fake_tensor"),
-            _quiet("torch._dynamo.variables.tensor"),
+            quiet("torch._subclasses.fake_tensor"),
+            quiet("torch._dynamo.variables.tensor"),
         ):
             yield
     finally:
         if enabled:
             gc.enable()
-
-
-@contextlib.contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    """Disable a logger: the explanation itself reports fake tensors and graph breaks."""
-    logger = logging.getLogger(name)
-    before = logger.disabled
-    logger.disabled = True
-    try:
-        yield
-    finally:
-        logger.disabled = before

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+from collections.abc import Iterator
+
 from tract_fx.errors import TractError
 
-__all__ = ["first_cause", "in_words"]
+__all__ = ["first_cause", "in_words", "quiet"]
 
 
 def first_cause(error: BaseException) -> BaseException:
@@ -20,3 +24,15 @@ def in_words(error: BaseException) -> str:
     """The class of an error and the first line of its message."""
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
     return f"{type(error).__name__}: {first}"
+
+
+@contextlib.contextmanager
+def quiet(name: str) -> Iterator[None]:
+    """Disable a logger: what it would say, traceback included, is reported in other words."""
+    logger = logging.getLogger(name)
+    before = logger.disabled
+    logger.disabled = True
+    try:
+        yield
+    finally:
+        logger.disabled = before

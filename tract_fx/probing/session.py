@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tract_fx import compat
 from tract_fx.backend import TractBackend
 from tract_fx.errors import OptionError, ProbeError, TractError
-from tract_fx.inspect.causes import first_cause, in_words
+from tract_fx.inspect.causes import first_cause, in_words, quiet
 from tract_fx.options import DEFAULT_LAM, TractOptions, check_lam
 from tract_fx.probing.backend import LayerObservers, ObservedLayer, isolated_compile
 from tract_fx.probing.batches import Batch, tensors_in
@@ -133,7 +133,8 @@ def _run(
 @contextlib.contextmanager
 def _explained(number: int, batch: Batch) -> Iterator[None]:
     try:
-        yield
+        with quiet("torch._subclasses.fake_tensor"):
+            yield
     except (TractError, compat.BackendCompilerFailed):  # of the backend; said elsewhere
         raise
     except Exception as error:  # whatever the user's own classes raise
