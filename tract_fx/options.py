@@ -14,7 +14,7 @@ from tract_fx import compat
 from tract_fx.distributed.groups import check_process_group
 from tract_fx.errors import OptionError
 
-__all__ = ["DEFAULT_LAM", "LAM_VARIABLE", "TractOptions", "check_lam", "default_lam", "variable"]
+__all__ = ["DEFAULT_LAM", "LAM_VARIABLE", "TractOptions", "check_lam", "check_layer_names", "default_lam", "variable"]
 
 DEFAULT_LAM = 0.1
 
@@ -163,17 +163,24 @@ def default_lam() -> float:
         raise OptionError(f"The environment variable {LAM_VARIABLE}={text!r} is not a positive number.") from None
 
 
-def check_lam(lam: object) -> float:
+def check_lam(lam: object, name: str = "lam") -> float:
     """``lam`` as a float.
 
+    Args:
+        lam: any object.
+        name: of the argument.
+
     Raises:
-        OptionError: unless it is a finite positive real number.
+        OptionError: naming the argument, unless it is a finite positive real number.
     """
     if isinstance(lam, bool) or not isinstance(lam, numbers.Real):
-        raise OptionError(f"lam={lam!r} is a {type(lam).__name__}: it must be a positive number, such as 0.1.")
-    value = float(lam)
+        raise OptionError(f"{name}={lam!r} is a {type(lam).__name__}: it must be a positive number, such as 0.1.")
+    try:
+        value = float(lam)
+    except OverflowError:  # an integer or a fraction, whose digits may be too many to be printed
+        raise OptionError(f"{name} is too large for a float: it must be a positive number, such as 0.1.") from None
     if not (math.isfinite(value) and value > 0):
-        raise OptionError(f"lam={lam!r} is not allowed: it must be finite and greater than zero, such as 0.1.")
+        raise OptionError(f"{name}={lam!r} is not allowed: it must be finite and greater than zero, such as 0.1.")
     return value
 
 
@@ -190,18 +197,26 @@ def _split_names(layers: Any) -> Any:
     return tuple(name.strip() for name in layers.split(","))
 
 
-def _check_layers(layers: object) -> str | tuple[str, ...]:
-    if layers == "first":
-        return "first"
-    if isinstance(layers, str) or not isinstance(layers, Iterable):
+def check_layer_names(layers: object) -> tuple[str, ...]:
+    """Names of layers as a tuple.
+
+    Raises:
+        OptionError: unless ``layers`` is an iterable with at least one string, and strings only.
+    """
+    if isinstance(layers, str) or not isinstance(layers, Iterable) or hasattr(layers, "__array__"):
+        found = repr(layers) if isinstance(layers, (str, int, float, type(None))) else f"<{type(layers).__name__}>"
         raise OptionError(
-            f'layers={layers!r} is not allowed: use "first", or a list of names such as ["conv1"] or '
+            f'layers={found} is not allowed: use "first", or a list of names such as ["conv1"] or '
             '["patch_embed.proj.weight"].'
         )
     names = tuple(layers)
     if not names or not all(isinstance(name, str) and name for name in names):
         raise OptionError(f"layers={layers!r} is not allowed: it must hold at least one name, and only strings.")
     return names
+
+
+def _check_layers(layers: object) -> str | tuple[str, ...]:
+    return "first" if isinstance(layers, str) and layers == "first" else check_layer_names(layers)
 
 
 def _check_mapping(options: object) -> Mapping[str, Any]:
@@ -214,7 +229,7 @@ def _check_mapping(options: object) -> Mapping[str, Any]:
 
 def _check_choice(argument: str, value: object, allowed: Iterable[str]) -> None:
     allowed = tuple(allowed)
-    if value not in allowed:
+    if not isinstance(value, str) or value not in allowed:
         hint = closest(value, allowed) if isinstance(value, str) else ""
         raise OptionError(f"{argument}={value!r} is not allowed: it must be one of {', '.join(allowed)}{hint}")
 

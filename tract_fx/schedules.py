@@ -6,7 +6,8 @@ The paper uses a larger ``lam`` for long training than for short training (secti
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+import numbers
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from tract_fx.errors import OptionError
@@ -37,10 +38,13 @@ class LamScheduler:
         last_step: number of steps taken.
 
     Raises:
-        OptionError: when a target has no ``lam``, or ``function`` returns anything but a finite positive number.
+        OptionError: when a target has no ``lam``, ``function`` is no function, or it returns anything but a finite positive
+            number.
     """
 
     def __init__(self, targets: HasLam | Iterable[HasLam], function: Callable[[int], float]) -> None:
+        if not callable(function):
+            raise OptionError(f"function={function!r} is not allowed: it must map the number of a step to lam.")
         self.targets = _as_targets(targets)
         self.function = function
         self.last_step = 0
@@ -68,13 +72,23 @@ class LamScheduler:
         """Resume a schedule that was saved, and set its ``lam`` on the targets.
 
         Args:
-            state: from :meth:`state_dict`.
+            state: from :meth:`state_dict` of a schedule of the same class.
 
         Raises:
-            OptionError: when the saved ``lam`` is not a finite positive number.
+            OptionError: naming what is missing from the state or not allowed in it; nothing changes then.
         """
-        self.last_step = state["last_step"]
-        self._set(state["last_lam"])
+        self._check_entries(state)
+        step, lam = _check_count("last_step", state["last_step"], 0), check_lam(state["last_lam"], "last_lam")
+        self.last_step = step
+        self._set(lam)
+
+    def _check_entries(self, state: object) -> None:
+        expected = self.state_dict().keys()
+        if not isinstance(state, Mapping) or state.keys() != expected:
+            found = ", ".join(map(str, state)) if isinstance(state, Mapping) else type(state).__name__
+            raise OptionError(
+                f"state is not that of a {type(self).__name__}: it must have {', '.join(expected)}, and has {found}."
+            )
 
     def _set(self, value: float) -> None:
         self._last_lam = check_lam(value)
@@ -98,9 +112,8 @@ class CosineLam(LamScheduler):
     def __init__(
         self, targets: HasLam | Iterable[HasLam], steps: int, *, start: float = 0.05, end: float = 0.2
     ) -> None:
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-            raise OptionError(f"steps={steps!r} is not allowed: it must be a positive number of steps.")
-        self.steps, self.start, self.end = steps, check_lam(start), check_lam(end)
+        self.steps = _check_count("steps", steps, 1)
+        self.start, self.end = check_lam(start, "start"), check_lam(end, "end")
         super().__init__(targets, self._at)
 
     def _at(self, step: int) -> float:
@@ -113,8 +126,17 @@ class CosineLam(LamScheduler):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """As in :class:`LamScheduler`; ``steps``, ``start`` and ``end`` are restored, too."""
-        self.steps, self.start, self.end = state["steps"], state["start"], state["end"]
+        self._check_entries(state)
+        steps = _check_count("steps", state["steps"], 1)
+        start, end = check_lam(state["start"], "start"), check_lam(state["end"], "end")
         super().load_state_dict(state)
+        self.steps, self.start, self.end = steps, start, end
+
+
+def _check_count(name: str, value: object, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+        raise OptionError(f"{name}={value!r} is not allowed: it must be a whole number from {least} up.")
+    return int(value)
 
 
 def _as_targets(targets: HasLam | Iterable[HasLam]) -> tuple[HasLam, ...]:

@@ -176,7 +176,9 @@ def test_a_step_that_fails_changes_nothing() -> None:
         (lambda: LamScheduler(tract_backend(), lambda step: torch.tensor(0.1)), r"lam=tensor.*is a Tensor"),
         (lambda: CosineLam(tract_backend(), 0), "steps=0 is not allowed"),
         (lambda: CosineLam(tract_backend(), 2.5), "steps=2.5 is not allowed"),
-        (lambda: CosineLam(tract_backend(), 5, end=float("nan")), "lam=nan is not allowed"),
+        (lambda: CosineLam(tract_backend(), 5, end=float("nan")), "end=nan is not allowed"),
+        (lambda: CosineLam(tract_backend(), 5, start=10**400), "start is too large for a float"),
+        (lambda: LamScheduler(tract_backend(), 0.1), "function=0.1 is not allowed"),
     ],
 )
 def test_arguments_that_are_not_allowed(make: Callable[[], Any], message: str) -> None:

@@ -1,21 +1,23 @@
-"""What the sub-commands share: how arguments are read, and how it is said that they do not work."""
+"""What the sub-commands share: options, how arguments are read, and how it is said that they do not work."""
 
 import argparse
 import math
 from collections.abc import Callable
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, NoReturn
 
 __all__ = [
     "FOUND",
     "INTERRUPTED",
-    "MODEL_HELP",
     "SUCCESS",
     "USAGE_ERROR",
     "Parser",
     "UsageError",
+    "add_shared",
     "count",
     "floats",
+    "path",
     "positive",
     "require",
     "shape",
@@ -103,3 +105,47 @@ def floats(text: str) -> tuple[float, ...]:
     if not all(map(math.isfinite, values)):
         raise argparse.ArgumentTypeError(f"must be numbers with commas between them, got {text!r}")
     return values
+
+
+def path(text: str) -> Path:
+    """Reads the path of a file or folder; an empty one would mean the current folder."""
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError(f"must be a path, got {text!r}")
+    return Path(text)
+
+
+def _square(text: str) -> tuple[int, int]:
+    side = count(1)(text)
+    return side, side
+
+
+# One name and one form for what several commands take.
+SHARED: dict[str, dict[str, Any]] = {
+    "model": {"metavar": "MODEL", "help": MODEL_HELP},
+    "--batch": {"type": count(1), "metavar": "N", "help": "examples in a batch (default: %(default)s)"},
+    "--data": {"type": path, "metavar": "PATH"},
+    "--input": {"type": shape, "metavar": "SHAPE"},
+    "--lam": {"type": positive, "default": 0.1, "metavar": "X", "help": "TrAct's regularisation (default: 0.1)"},
+    "--out": {"type": path, "metavar": "DIR"},
+    "--seed": {"type": count(0), "default": 0, "metavar": "N"},
+}
+# Older spellings, which keep working and are not shown.
+ALIASES: dict[str, dict[str, dict[str, Any]]] = {
+    "--batch": {"--batch-size": {}},
+    "--input": {"--image-size": {"type": _square}},
+}
+
+
+def add_shared(parser: argparse.ArgumentParser, name: str, **changes: Any) -> None:
+    """Declare an argument that other commands have, too.
+
+    Args:
+        parser: of the command.
+        name: as in `SHARED`.
+        **changes: what differs here: the help, the default, how small a value may be.
+    """
+    declared = SHARED[name] | changes
+    parser.add_argument(name, **declared)
+    for alias, differs in ALIASES.get(name, {}).items():
+        hidden = {"dest": name.lstrip("-"), "default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
+        parser.add_argument(alias, **declared | hidden | differs)

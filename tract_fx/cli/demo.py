@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from tract_fx.cli.arguments import SUCCESS, UsageError, count, positive, require, subcommand
+from tract_fx.cli.arguments import SUCCESS, UsageError, add_shared, count, require, subcommand
 
 __all__ = ["declare", "run"]
 
@@ -14,15 +14,16 @@ MODELS = ("resnet", "vit")
 def declare(commands: Any, epilog: str) -> None:
     """Say what the arguments are."""
     about = "train a small ResNet and a small ViT, plain and with TrAct, and compare"
-    add = subcommand(commands, "demo", about, run, epilog).add_argument
-    add("--data", type=Path, metavar="PATH", help="folder or tar of class folders (default: scikit-learn's digits)")
+    parser = subcommand(commands, "demo", about, run, epilog)
+    add = parser.add_argument
+    add_shared(parser, "--data", help="folder or tar of class folders (default: scikit-learn's digits)")
     add("--model", choices=(*MODELS, "both"), default="both", help="network to train (default: both)")
     add("--epochs", type=count(1), default=20, metavar="N", help="passes over the data (default: 20)")
-    add("--lam", type=positive, default=0.1, metavar="X", help="TrAct's regularisation (default: 0.1)")
-    add("--out", type=Path, default=Path("tract-fx-demo"), metavar="DIR", help="default: ./tract-fx-demo")
-    add("--seed", type=count(0), default=0, metavar="N", help="of split, weights and batches (default: 0)")
-    add("--batch-size", type=count(2), default=64, metavar="N", help="images per step (default: 64)")
-    add("--image-size", type=count(8), metavar="N", help="resize --data to this, a multiple of 8 (default: 32)")
+    add_shared(parser, "--lam")
+    add_shared(parser, "--out", default=Path("tract-fx-demo"), help="default: ./tract-fx-demo")
+    add_shared(parser, "--seed", help="of split, weights and batches (default: 0)")
+    add_shared(parser, "--batch", type=count(2), default=64)
+    add_shared(parser, "--input", help="resize --data to this, squares of a multiple of 8 (default: 3x32x32)")
     add("--limit", type=count(0), default=10_000, metavar="N", help="images in all, 0: no limit (default: 10000)")
     add("--device", metavar="NAME", help="torch device (default: cuda where there is one, else cpu)")
     add("--threads", type=count(1), metavar="N", help="processor threads (default: leave one free for other work)")
@@ -48,8 +49,8 @@ def run(args: argparse.Namespace) -> int:
         epochs=args.epochs,
         lam=args.lam,
         seed=args.seed,
-        batch_size=args.batch_size,
-        image_size=args.image_size,
+        batch_size=args.batch,
+        input=args.input,
         limit=args.limit,
         device=args.device,
         threads=args.threads,

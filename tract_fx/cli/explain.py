@@ -2,10 +2,9 @@
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
-from tract_fx.cli.arguments import FOUND, MODEL_HELP, SUCCESS, UsageError, count, positive, shape, subcommand
+from tract_fx.cli.arguments import FOUND, SUCCESS, UsageError, add_shared, path, subcommand
 
 __all__ = ["declare", "run"]
 
@@ -15,16 +14,17 @@ DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "fp64": "flo
 def declare(commands: Any, epilog: str) -> None:
     """Say what the arguments are."""
     about = "show which layers of a model TrAct rewrites, into what, and why others not; nothing is trained"
-    add = subcommand(commands, "explain", about, run, epilog).add_argument
-    add("model", metavar="MODEL", help=MODEL_HELP)
-    add("--input", type=shape, metavar="SHAPE", help="of one example, such as 3x224x224 (default: the model's own)")
-    add("--batch", type=count(1), default=32, metavar="N", help="examples in a batch (default: 32)")
+    parser = subcommand(commands, "explain", about, run, epilog)
+    add = parser.add_argument
+    add_shared(parser, "model")
+    add_shared(parser, "--input", help="shape of one example, such as 3x224x224 (default: the model's own)")
+    add_shared(parser, "--batch", default=32)
     add("--dtype", choices=(*DTYPES, *DTYPES.values()), default="fp32", help="of model and input (default: fp32)")
-    add("--lam", type=positive, default=0.1, metavar="X", help="TrAct's regularisation (default: 0.1)")
+    add_shared(parser, "--lam")
     add("--layers", default="first", metavar="NAMES", help="names of layers, with commas (default: every first layer)")
     add("--dynamic", action="store_true", help="with sizes as symbols, as for torch.compile(dynamic=True)")
-    add("--html", type=Path, metavar="FILE", help="write a page with the graphs before and after, and the costs")
-    add("--json", type=Path, metavar="FILE", help="write the findings for other tools")
+    add("--html", type=path, metavar="FILE", help="write a page with the graphs before and after, and the costs")
+    add("--json", type=path, metavar="FILE", help="write the findings for other tools")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -32,22 +32,21 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from tract_fx.errors import TractError
+    from tract_fx.tools.files import check_file, replacing
 
-    for path in (args.html, args.json):
-        if path is not None and (path.is_dir() or not path.parent.is_dir()):
-            raise UsageError(
-                f"explain: {path} cannot be written: {'it' if path.is_dir() else path.parent} is no "
-                f"{'file' if path.is_dir() else 'folder'}"
-            )
     try:
+        for file in filter(None, (args.html, args.json)):
+            check_file(file)
         explanation = _explain(args)
+        Console().print(explanation)
+        if args.html is not None:
+            with replacing(args.html) as part:
+                explanation.to_html(part)
+        if args.json is not None:
+            with replacing(args.json) as part:
+                part.write_text(json.dumps(explanation.to_dict(), indent=2) + "\n", encoding="utf-8")
     except TractError as error:
         raise UsageError(f"explain: {error}") from error
-    Console().print(explanation)
-    if args.html is not None:
-        explanation.to_html(args.html)
-    if args.json is not None:
-        args.json.write_text(json.dumps(explanation.to_dict(), indent=2) + "\n", encoding="utf-8")
     return SUCCESS if explanation.is_fine else FOUND
 
 

@@ -106,7 +106,7 @@ class Interception(TorchFunctionMode):
             dtype = torch.get_autocast_dtype(input.device.type)
             input, bias = input.to(dtype), None if bias is None else bias.to(dtype)
         groups = geometry[-1]
-        sharing = sharing_of(self.process_group, self.name, weight[0].numel(), groups, str(input.dtype))
+        sharing = sharing_of(self.process_group, self.name, weight.shape[1:].numel(), groups, str(input.dtype))
         function = FirstLayer if torch.compiler.is_compiling() else EagerFirstLayer
         return function.apply(input, weight, bias, self.lam, *geometry, sharing, self.name)
 

@@ -19,7 +19,7 @@ from tract_fx.distributed.groups import check_process_group
 from tract_fx.eager.classes import base_of, class_name, is_parametrized, parametrized_above, tract_class
 from tract_fx.eager.interception import Interception
 from tract_fx.errors import OptionError, TractWarning, UnknownLayerError, UnsupportedLayerError
-from tract_fx.options import DEFAULT_LAM, check_lam, closest
+from tract_fx.options import DEFAULT_LAM, check_lam, check_layer_names, closest
 
 __all__ = ["TrAct", "TrActLayer", "apply_tract", "remove_tract"]
 
@@ -185,7 +185,7 @@ def apply_tract(
         UnsupportedLayerError: naming the layer, and what it would have to be.
         OptionError: naming the argument, its value and what is allowed.
     """
-    names = [layers] if isinstance(layers, str) else list(layers)
+    names = [layers] if isinstance(layers, str) else check_layer_names(layers)
     value, group = check_lam(lam), check_process_group(process_group)
     known = dict(model.named_modules(remove_duplicate=False))
     known.pop("")

@@ -6,7 +6,6 @@ import contextlib
 import copy
 import dataclasses
 import gc
-import logging
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,6 +21,7 @@ from tract_fx.compile.compilers import Compiled
 from tract_fx.compile.lam_input import LamInput
 from tract_fx.compile.reporting import FindingsRecorder
 from tract_fx.errors import CaptureError, TractError
+from tract_fx.inspect.causes import first_cause, in_words, quiet
 from tract_fx.inspect.fake_model import fake_arguments, fake_model, has_values
 from tract_fx.options import TractOptions
 from tract_fx.passes.first_layer import Findings, Match
@@ -96,6 +96,7 @@ def capture(
         CaptureError: when the model cannot be traced; the message has the reason.
     """
     model = compat.compiled_module(model) or model
+    _check_shapes(model)
 
     def on(called: Callable[..., Any], arguments: Any, keywords: Any, mode: Any) -> Capture:
         recorder = _GraphRecorder(describe, mode)
@@ -113,17 +114,25 @@ def capture(
         fake_args, fake_kwargs = fake_arguments((arguments, keywords), mode)
         return on(fake, fake_args, fake_kwargs, mode)
     except Exception as error:
-        cause = _cause(error)
+        cause = first_cause(error)
         if isinstance(cause, TractError):
             raise cause from None
-        without = _in_words(cause)
+        without = in_words(cause)
         if not has_values(model, arguments, keywords):
             raise CaptureError(f"The model could not be traced without the values of its tensors. {without}") from error
     copied = copy.deepcopy(model) if isinstance(model, nn.Module) else model
     try:
         return dataclasses.replace(on(copied, arguments, keywords, None), on_values=without)
     except Exception as error:
-        raise CaptureError(f"The model could not be traced. {_in_words(_cause(error))}") from error
+        raise CaptureError(f"The model could not be traced. {in_words(first_cause(error))}") from error
+
+
+def _check_shapes(model: Callable[..., Any]) -> None:
+    tensors = (*model.parameters(), *model.buffers()) if isinstance(model, nn.Module) else ()
+    if any(isinstance(item, (nn.UninitializedParameter, nn.UninitializedBuffer)) for item in tensors):
+        raise CaptureError(
+            f"{type(model).__name__} is lazy: some of its parameters have no shape yet. Run a batch through the model first."
+        )
 
 
 class _GraphRecorder:
@@ -191,36 +200,10 @@ def _tracing() -> Iterator[None]:
             torch.enable_grad(),
             compat.isolated_dynamo_state(),
             torch.random.fork_rng(devices=()),
-            _quiet("torch._subclasses.fake_tensor"),
-            _quiet("torch._dynamo.variables.tensor"),
+            quiet("torch._subclasses.fake_tensor"),
+            quiet("torch._dynamo.variables.tensor"),
         ):
             yield
     finally:
         if enabled:
             gc.enable()
-
-
-@contextlib.contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    """Disable a logger: the explanation itself reports fake tensors and graph breaks."""
-    logger = logging.getLogger(name)
-    before = logger.disabled
-    logger.disabled = True
-    try:
-        yield
-    finally:
-        logger.disabled = before
-
-
-def _cause(error: BaseException) -> BaseException:
-    """What went wrong first, without what Dynamo and AOTAutograd wrap around it."""
-    while (inner := getattr(error, "inner_exception", None) or error.__cause__ or error.__context__) is not None:
-        if isinstance(error, TractError):
-            return error
-        error = inner
-    return error
-
-
-def _in_words(error: BaseException) -> str:
-    first = next((line for line in str(error).splitlines() if line.strip()), "")
-    return f"{type(error).__name__}: {first}"

@@ -71,9 +71,9 @@ def convolution_operands(
     """
     groups = geometry.groups
     outputs, features = shape[0] // groups, math.prod(shape[1:])
-    # (batch, groups * m, *output) -> (groups, batch * output, m)
+    # (batch, groups * m, *output) -> (groups, batch * output, m); without input channels PyTorch's output has none either.
     flat = output_gradient.flatten(2) if len(shape) > 2 else output_gradient[..., None]
-    by_group = flat.unflatten(1, (groups, outputs))
+    by_group = flat.unflatten(1, (groups, flat.shape[1] // groups))
     return Operands(
         input=input,
         geometry=geometry,

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import numbers
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tract_fx import compat
 from tract_fx.backend import TractBackend
-from tract_fx.errors import OptionError, ProbeError
+from tract_fx.errors import OptionError, ProbeError, TractError
+from tract_fx.inspect.causes import first_cause, in_words, quiet
 from tract_fx.options import DEFAULT_LAM, TractOptions, check_lam
 from tract_fx.probing.backend import LayerObservers, ObservedLayer, isolated_compile
-from tract_fx.probing.batches import Batch
+from tract_fx.probing.batches import Batch, tensors_in
 from tract_fx.probing.diagnosis import dead_channels, diagnose, duplicated_channels
 from tract_fx.probing.isolation import copied, preserve_rng_state
 from tract_fx.probing.losses import GIVEN, default_loss
@@ -67,13 +70,17 @@ def probe(
     Raises:
         OptionError: for an argument that is not allowed.
         UnknownLayerError: for a name in ``layers`` that the model does not have.
-        ProbeError: when the model cannot be copied, the loader is empty or yields something else, or no first layer got a
-            gradient; the message says why.
+        ProbeError: when the model cannot be copied or does not accept a batch, the loader is empty or yields something
+            else, or no first layer got a gradient; the message says why.
     """
     options = TractOptions(lam=lam, layers=layers, on_unsupported="ignore", inner="aot_eager")
     lams = _grid(options.lam, DEFAULT_GRID if grid is None else grid)
     if isinstance(batches, bool) or not isinstance(batches, numbers.Integral) or batches < 1:
         raise OptionError(f"batches={batches!r} is not allowed: it must be a whole number from 1 up.")
+    if loss is not None and not callable(loss):
+        raise OptionError(f"loss={loss!r} is not allowed: it must be a function of the output and the loader's item.")
+    if not isinstance(loader, Iterable):
+        raise OptionError(f"loader={loader!r} is not allowed: it must yield batches, such as a DataLoader or a list.")
     observers = LayerObservers(lams)
     backend = TractBackend(options, observers.compile_graph, trains=False)
     with preserve_rng_state(loader), torch.inference_mode(False), torch.enable_grad():
@@ -109,15 +116,35 @@ def _run(
     words: dict[str, None] = {}
     count = 0
     with isolated_compile(model, backend) as compiled:
-        for count, item in enumerate(itertools.islice(loader, batches), 1):  # noqa: B007 - how many there were
+        for count, item in enumerate(itertools.islice(loader, batches), 1):
             batch = Batch.of(item, device)
             observers.expect(batch.samples)
-            output = compiled(*batch.args, **batch.kwargs)
-            value, kind = default_loss(output, batch) if loss is None else (_checked(loss(output, batch.item)), GIVEN)
+            with _explained(count, batch):
+                output = compiled(*batch.args, **batch.kwargs)
+                value, kind = (
+                    default_loss(output, batch) if loss is None else (_checked(loss(output, batch.item)), GIVEN)
+                )
+                value.backward()
             words[kind] = None
-            value.backward()
             model.zero_grad(set_to_none=True)
     return count, "; ".join(words)
+
+
+@contextlib.contextmanager
+def _explained(number: int, batch: Batch) -> Iterator[None]:
+    try:
+        with quiet("torch._subclasses.fake_tensor"):
+            yield
+    except (TractError, compat.BackendCompilerFailed):  # of the backend; said elsewhere
+        raise
+    except Exception as error:  # whatever the user's own classes raise
+        shapes = ", ".join(
+            f"{str(item.dtype).removeprefix('torch.')} of {'x'.join(map(str, item.shape))}"
+            for item in tensors_in((batch.args, batch.kwargs))
+        )
+        raise ProbeError(
+            f"The model and its loss cannot be run on batch {number} ({shapes}): {in_words(first_cause(error))}"
+        ) from error
 
 
 def _checked(value: Any) -> Tensor:

@@ -2,7 +2,7 @@
 
 from tract_fx.errors import TractError
 
-__all__ = ["DemoError", "ImageError", "ModelError", "ToolError"]
+__all__ = ["DemoError", "ImageError", "ModelError", "OutputError", "ToolError"]
 
 
 class ToolError(TractError, ValueError):
@@ -19,3 +19,7 @@ class ImageError(ToolError):
 
 class ModelError(ToolError):
     """A model that was asked for by name cannot be made."""
+
+
+class OutputError(ToolError):
+    """A file or folder for results cannot be written."""

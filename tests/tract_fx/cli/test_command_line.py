@@ -28,7 +28,9 @@ def complaint(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
         ("--lam", "small"),
         ("--epochs", "0"),
         ("--epochs", "1.5"),
+        ("--batch", "1"),
         ("--batch-size", "1"),
+        ("--input", "3x"),
         ("--seed", "-1"),
         ("--limit", "many"),
         ("--model", "lenet"),
@@ -47,8 +49,9 @@ def test_value_out_of_range_is_refused_by_the_name_of_the_option(capsys, option,
     [
         (["--data", "no/such/place"], "--data no/such/place: no such folder or archive"),
         (["--device", "abacus"], "--device abacus"),
-        (["--image-size", "16"], "--image-size 16: applies to --data only"),
-        (["--data", ".", "--image-size", "20"], "--image-size 20: must be a multiple of 8"),
+        (["--input", "3x16x16"], "--input 3x16x16: applies to --data only"),
+        (["--data", ".", "--input", "20x20"], "--input 20x20: must be square with sides that are a multiple of 8"),
+        (["--data", ".", "--image-size", "20"], "--input 20x20: must be square"),
     ],
 )
 def test_value_that_does_not_fit_here_is_refused_by_the_name_of_the_option(capsys, tmp_path, options, named):
@@ -58,7 +61,7 @@ def test_value_that_does_not_fit_here_is_refused_by_the_name_of_the_option(capsy
 def test_out_that_is_a_file_is_refused(capsys, tmp_path):
     taken = tmp_path / "taken"
     taken.write_text("here already")
-    assert f"--out {taken}" in complaint(capsys, "demo", "--out", str(taken))
+    assert f"{taken}: is no folder" in complaint(capsys, "demo", "--out", str(taken))
     assert taken.read_text() == "here already"
 
 
@@ -78,11 +81,11 @@ def test_missing_dependency_is_named_with_the_way_to_install_it(capsys, monkeypa
 def test_every_argument_reaches_the_settings(monkeypatch):
     seen: list[DemoSettings] = []
     monkeypatch.setattr("tract_fx.tools.demo.session.run_demo", lambda settings, console: seen.append(settings) or [])
-    argv = "demo --data d --model vit --epochs 3 --lam 0.2 --seed 4 --batch-size 5 --image-size 24 --limit 6"
+    argv = "demo --data d --model vit --epochs 3 --lam 0.2 --seed 4 --batch 5 --input 3x24x24 --limit 6"
     assert cli.main([*argv.split(), "--device=cpu", "--threads=7", "--out=o", "--inner=aot_eager"]) == 0
     (settings,) = seen
     assert (str(settings.data), settings.models, settings.epochs, settings.lam) == ("d", ("vit",), 3, 0.2)
-    assert (settings.seed, settings.batch_size, settings.image_size, settings.limit) == (4, 5, 24, 6)
+    assert (settings.seed, settings.batch_size, settings.input, settings.limit) == (4, 5, (3, 24, 24), 6)
     assert (settings.device, settings.threads, str(settings.out), settings.inner) == ("cpu", 7, "o", "aot_eager")
 
 

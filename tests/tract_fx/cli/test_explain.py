@@ -88,7 +88,7 @@ def test_a_model_whose_code_looks_at_values_is_made_with_values(capsys: pytest.C
         (["own_cli_models:conv", "--input", "3x0x3"], "--input: must be sizes without the batch"),
         (["own_cli_models:conv", "--batch", "0"], "--batch"),
         (["own_cli_models:conv", "--dtype", "int8"], "--dtype"),
-        (["own_cli_models:conv", "--html", "no/such/page.html"], "no/such/page.html cannot be written"),
+        (["own_cli_models:conv", "--html", "no/such/page.html"], "no/such/page.html: cannot be written"),
         (["own_cli_models:conv", "--json", "."], "cannot be written"),
     ],
 )

@@ -56,7 +56,7 @@ def test_the_answer_is_printed_saved_and_a_status(
 
     monkeypatch.setattr(tract_fx, "probe", probe, raising=False)
     out = images.parent / "out"
-    argv = f"probe timm:test_vit --data {images} --batches 2 --batch-size 2 --image-size 160 --lam 0.3 --out {out}"
+    argv = f"probe timm:test_vit --data {images} --batches 2 --batch 2 --input 3x160x160 --lam 0.3 --out {out}"
     assert cli.main(argv.split()) == status
     ((model, batches, lam, options),) = calls
     assert not any(parameter.is_meta for parameter in model.parameters())
@@ -75,10 +75,10 @@ def test_the_answer_is_printed_saved_and_a_status(
         (["timm:resnt18", "--data", "."], "did you mean 'resnet18'"),
         (["timm:test_vit", "--data", "no/such/place"], "--data no/such/place: no such folder or archive"),
         (["timm:test_vit", "--data", "."], "holds no image"),
-        (["torch.nn:Identity", "--data", "."], "give --image-size"),
+        (["torch.nn:Identity", "--data", "."], "give --input"),
         (["timm:test_vit", "--data", ".", "--lam", "0"], "--lam"),
         (["timm:test_vit", "--data", ".", "--mean", "a,b"], "--mean"),
-        (["timm:test_vit", "--data", ".", "--out", "taken"], "--out taken is no folder"),
+        (["timm:test_vit", "--data", ".", "--out", "taken"], "taken: is no folder"),
     ],
 )
 def test_what_does_not_work_is_a_sentence(

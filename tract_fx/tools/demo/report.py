@@ -74,7 +74,7 @@ def write_results(
 
     Args:
         path: file to write.
-        settings: what was asked for, with `image_size` and `device` as used.
+        settings: what was asked for, with `input` and `device` as used.
         images: what was trained on.
         pairs: runs by name in `models.RECIPES`.
         seconds: wall time of the whole demo.

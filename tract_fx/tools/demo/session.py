@@ -1,6 +1,7 @@
 """One demo run from settings to files."""
 
 import copy
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -21,9 +22,11 @@ from tract_fx.tools.demo.sides import SIDES, Side
 from tract_fx.tools.demo.threads import default_threads, processor_threads
 from tract_fx.tools.demo.training import Run, Schedule, train
 from tract_fx.tools.errors import DemoError
+from tract_fx.tools.files import check_folder, replacing
 from tract_fx.tools.images.arrays import DIGITS_SIZE, ImageSet, TrainingData, load_digits, load_images, standardised
 
 DEFAULT_IMAGE_SIZE = 32
+RESULTS, CURVES = "results.json", "curves.png"
 
 
 def run_demo(settings: DemoSettings, console: Console) -> list[Path]:
@@ -34,6 +37,7 @@ def run_demo(settings: DemoSettings, console: Console) -> list[Path]:
 
     Raises:
         DemoError: if the settings ask for something that is not there.
+        OutputError: if a result cannot be written; it is raised before the training wherever that can be known.
     """
     started = time.perf_counter()
     asked, settings = settings, resolved(settings)
@@ -53,41 +57,67 @@ def run_demo(settings: DemoSettings, console: Console) -> list[Path]:
 
 
 def resolved(settings: DemoSettings) -> DemoSettings:
-    """The settings with image size, device, threads and compiler filled in, and the output folder made.
+    """The settings with input shape, device, threads and compiler filled in, and the output folder made.
 
     Raises:
-        DemoError: if the image size, the device or the output folder cannot be used.
+        DemoError: if the input shape, the device or the number of threads cannot be used.
+        OutputError: if the results could not be written.
     """
-    size = settings.image_size or (DIGITS_SIZE if settings.data is None else DEFAULT_IMAGE_SIZE)
-    if settings.data is None and size != DIGITS_SIZE:
-        raise DemoError(f"--image-size {size}: applies to --data only, the digits are {DIGITS_SIZE} pixels wide")
-    if size % SIZE_STEP:
-        raise DemoError(f"--image-size {size}: must be a multiple of {SIZE_STEP}")
-    try:
-        settings.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DemoError(f"--out {settings.out}: cannot be made a folder ({error.strerror})") from error
-    threads = settings.threads or default_threads()
+    shape = _shape(settings)
+    pictures = [CURVES, *map(filters_name, settings.models)]
+    check_folder(settings.out, [RESULTS, *pictures])
     device = _device(settings.device)
     inner = settings.inner or ("inductor" if can_generate_code(device) else "aot_eager")
-    return replace(settings, image_size=size, device=device, threads=threads, inner=inner)
+    return replace(settings, input=shape, device=device, threads=_threads(settings.threads), inner=inner)
+
+
+def _shape(settings: DemoSettings) -> tuple[int, ...]:
+    shape = settings.input
+    if shape is None:
+        size = DIGITS_SIZE if settings.data is None else DEFAULT_IMAGE_SIZE
+        return (size, size)
+    asked = f"--input {'x'.join(map(str, shape))}"
+    if settings.data is None and shape[-2:] != (DIGITS_SIZE, DIGITS_SIZE):
+        raise DemoError(f"{asked}: applies to --data only, the digits are {DIGITS_SIZE} pixels wide")
+    if len(shape) not in (2, 3) or shape[-1] != shape[-2] or shape[-1] % SIZE_STEP:
+        raise DemoError(f"{asked}: must be square with sides that are a multiple of {SIZE_STEP}, such as 3x32x32")
+    return shape
+
+
+def _threads(asked: int | None) -> int:
+    cores = os.cpu_count() or 1
+    if asked is not None and asked > cores:
+        raise DemoError(f"--threads {asked}: this machine has {cores}")
+    return asked or default_threads()
 
 
 def _device(name: str | None) -> str:
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        torch.ones(1, device=name).item()
+    except Exception as error:  # each kind of device that is not there has one of its own
         raise DemoError(f"--device {name}: {str(error).splitlines()[0]}") from error
     return name
 
 
 def read_images(settings: DemoSettings) -> ImageSet:
-    """The digits, or what `--data` points to."""
+    """The digits, or what `--data` points to.
+
+    Raises:
+        DemoError: if another number of channels was asked for.
+    """
+    assert settings.input is not None
+    *channels, _, size = settings.input
     if settings.data is None:
-        return load_digits(settings.limit, settings.seed)
-    assert settings.image_size is not None
-    return load_images(settings.data, settings.image_size, settings.limit, settings.seed)
+        images = load_digits(settings.limit, settings.seed)
+    else:
+        images = load_images(settings.data, size, settings.limit, settings.seed)
+    if channels and channels[0] != images.channels:
+        kind = "gray" if images.channels == 1 else "of colour"
+        raise DemoError(
+            f"--input {'x'.join(map(str, settings.input))}: the images are {kind}, {images.channels}x{size}x{size}"
+        )
+    return images
 
 
 def train_pair(
@@ -131,12 +161,20 @@ def _introduce(console: Console, settings: DemoSettings, images: ImageSet, sched
         console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
+def filters_name(model: str) -> str:
+    """File name of the picture of a network's filters."""
+    return f"filters_{model}.png"
+
+
 def _write(settings: DemoSettings, images: ImageSet, pairs: dict[str, Pair], started: float) -> list[Path]:
-    curves = settings.out / "curves.png"
-    draw_curves({RECIPES[name].title: pair for name, pair in pairs.items()}, images.name, curves)
-    pictures = {name: settings.out / f"filters_{name}.png" for name in pairs}
+    """Write the numbers first: they are what a training cannot be had back from."""
+    results, curves = settings.out / RESULTS, settings.out / CURVES
+    with replacing(results) as part:
+        write_results(part, settings, images, pairs, time.perf_counter() - started)
+    with replacing(curves) as part:
+        draw_curves({RECIPES[name].title: pair for name, pair in pairs.items()}, images.name, part)
+    pictures = {name: settings.out / filters_name(name) for name in pairs}
     for name, path in pictures.items():
-        draw_filters(RECIPES[name].title, pairs[name], path)
-    results = settings.out / "results.json"
-    write_results(results, settings, images, pairs, time.perf_counter() - started)
+        with replacing(path) as part:
+            draw_filters(RECIPES[name].title, pairs[name], part)
     return [curves, *pictures.values(), results]

@@ -15,7 +15,7 @@ class DemoSettings:
         lam: TrAct's regularisation, positive.
         seed: of the split, the initial weights and the batches.
         batch_size: images per step; both sides see the same batches.
-        image_size: side in pixels that `data` is resized to.
+        input: shape that `data` is resized to, `(channels, size, size)` or `(size, size)`.
         limit: images in total, balanced over the classes; 0 takes all.
         device: torch device name.
         threads: processor threads for torch; None leaves one of its usual number free.
@@ -30,7 +30,7 @@ class DemoSettings:
     lam: float
     seed: int
     batch_size: int
-    image_size: int | None
+    input: tuple[int, ...] | None
     limit: int
     device: str | None
     threads: int | None

@@ -11,7 +11,8 @@ from torch import Tensor
 from tract_fx.tools.errors import ImageError
 from tract_fx.tools.images.decoding import decode
 from tract_fx.tools.images.sampling import choose_split
-from tract_fx.tools.images.sources import Entry, layout, open_source
+from tract_fx.tools.images.sources import Entry, layout, left_out_notice, open_source
+from tract_fx.tools.memory import check_memory
 
 DIGITS_SIZE = 8
 
@@ -111,12 +112,16 @@ def load_images(path: Path, image_size: int, limit: int, seed: int) -> ImageSet:
     if not entries:
         raise ImageError(
             f"--data {path}: no image in a class folder (expected <class>/<image> or train/<class>/<image>)"
+            f"{''.join(f'. {notice}' for notice in left_out_notice(source))}"
         )
     labels = [entry.label for entry in entries]
     train, test = choose_split(labels, [entry.is_test for entry in entries], limit, seed)
+    count = len(train) + len(test)
+    # Decoded, and as the numbers that the networks see, of one channel at least.
+    check_memory(count * image_size**2 * (3 + 4), f"--input 3x{image_size}x{image_size}: {count:,} images", ImageError)
     pixels, readable = _decode_all(source.read([entries[i].name for i in sorted(train + test)]), entries, image_size)
-    notices = _cut_notice(len(train) + len(test), len(entries))
-    if skipped := len(train) + len(test) - len(readable):
+    notices = (*_cut_notice(count, len(entries)), *left_out_notice(source))
+    if skipped := count - len(readable):
         notices = (*notices, f"Skipped {skipped:,} files that could not be read as images.")
     row = {index: position for position, index in enumerate(readable)}
     return _image_set(

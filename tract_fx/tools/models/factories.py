@@ -55,7 +55,7 @@ def _import(name: str, spec: str) -> ModuleType:
         where = getattr(sys.modules.get(parent), "__path__", None)
         known = [f"{parent}.{item.name}".lstrip(".") for item in pkgutil.iter_modules(where)]
         raise ModelError(f"{spec}: there is no module {error.name!r}{closest(error.name, known)}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ModelError(f"{spec}: importing {name} failed: {_kind(error)}: {error}") from error
 
 
@@ -64,7 +64,7 @@ def _call(factory: Any, spec: str, *, allocate: bool) -> Any:
         raise ModelError(f"{spec}: must be a function without arguments, or a torch.nn.Module, not {_kind(factory)}")
     try:
         return built(factory, allocate=allocate)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ModelError(f"{spec}: calling it failed: {_kind(error)}: {error}") from error
 
 

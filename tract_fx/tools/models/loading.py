@@ -45,4 +45,9 @@ def load_model(spec: str, *, allocate: bool = False) -> LoadedModel:
     library, load = LIBRARIES[source]
     if find_spec(library) is None:
         raise ModelError(f"{spec}: needs {library}; install with: pip install 'tract-fx[models]'")
-    return load(name, allocate=allocate)
+    try:
+        return load(name, allocate=allocate)
+    except ModelError:
+        raise
+    except Exception as error:  # whatever a library raises for a model that it has and cannot make
+        raise ModelError(f"{spec}: cannot be made: {type(error).__name__}: {error}") from error

@@ -13,7 +13,7 @@ NAMES = ["curves.png", "filters_resnet.png", "filters_vit.png", "results.json"]
 def test_demo_on_a_folder_writes_what_it_promises(capsys, tmp_path, write_images):
     folder, out = write_images("train/a", "train/b", "test/a", "test/b", count=12), tmp_path / "out"
     threads = torch.get_num_threads()
-    argv = ["demo", "--data", str(folder), "--image-size", "16", "--batch-size", "8", "--epochs", "1"]
+    argv = ["demo", "--data", str(folder), "--input", "3x16x16", "--batch", "8", "--epochs", "1"]
     assert cli.main([*argv, "--out", str(out), "--inner", "aot_eager", "--lam", "0.3", "--device", "cpu"]) == 0
     assert torch.get_num_threads() == threads
     said = capsys.readouterr().out

@@ -64,7 +64,7 @@ def test_weights_depend_on_the_seed(image_set, console, both_plain):
 def test_what_is_not_asked_for_is_chosen(tmp_path, data, size):
     settings = dataclasses.replace(SETTINGS, data=data, device=None, threads=None, out=tmp_path / "a" / "b")
     chosen = session.resolved(settings)
-    assert chosen.image_size == size
+    assert chosen.input == (size, size)
     assert chosen.device == ("cuda" if torch.cuda.is_available() else "cpu")
     assert chosen.threads == max(1, torch.get_num_threads() - 1)
     assert (tmp_path / "a" / "b").is_dir()
@@ -73,9 +73,12 @@ def test_what_is_not_asked_for_is_chosen(tmp_path, data, size):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"image_size": 16}, "--image-size 16: applies to --data only"),
-        ({"data": Path("d"), "image_size": 30}, "--image-size 30: must be a multiple of 8"),
+        ({"input": (3, 16, 16)}, "--input 3x16x16: applies to --data only"),
+        ({"data": Path("d"), "input": (32, 24)}, "--input 32x24: must be square"),
         ({"device": "abacus"}, "--device abacus"),
+        ({"device": "meta"}, "--device meta"),
+        ({"device": "hpu"}, "--device hpu"),
+        ({"threads": 100_000}, "--threads 100000: this machine has"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(tmp_path, changes, message):

@@ -23,8 +23,8 @@ def model(shape: tuple[int, ...] | None = (3, 8, 8), normalisation: Any = (MEAN,
 
 
 def batches(path: Path, of: LoadedModel | None = None, **arguments: Any) -> list[Any]:
-    defaults = {"size": None, "batch_size": 4, "batches": 8, "mean": None, "std": None, "seed": 0}
-    return image_batches(path, of or model(), **{**defaults, **arguments})
+    defaults = {"shape": None, "batch_size": 4, "batches": 8, "mean": None, "std": None, "seed": 0}
+    return image_batches(path, of or model(), **{**defaults, **arguments}).batches
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_batches_are_drawn_at_random_and_again_the_same(folder: Path) -> None:
 
 
 def test_what_is_asked_for_goes_before_the_model_s_own(folder: Path) -> None:
-    images, _ = batches(folder, size=5, mean=(0.0,), std=(1.0,))[0]
+    images, _ = batches(folder, shape=(5, 5), mean=(0.0,), std=(1.0,))[0]
     assert images.shape == (4, 3, 5, 5)
     assert images.min() >= 0
     assert torch.isclose(images.max(), torch.ones(())).item()
@@ -84,7 +84,7 @@ def test_without_class_folders_there_are_no_labels(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("of", "arguments", "said"),
     [
-        (model(None), {}, "give --image-size"),
+        (model(None), {}, "give --input"),
         (model((3, 4, 8, 8)), {}, "takes 3x4x8x8, not images"),
         (model((128,)), {}, "takes 128, not images"),
         (model(), {"mean": (0.5, 0.5)}, "--mean: has 2 numbers, but the model takes images of 3 channels"),
