@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -247,7 +248,8 @@ class TractBackend:
         """
         settings = self.options.with_compile_arguments(mode, options)
         frame = current_frame(gm)
-        inputs = classify(gm, example_inputs, frame.naming)
+        settings = dataclasses.replace(settings, layers=frame.with_aliases(settings.layers))
+        inputs = frame.named(classify(gm, example_inputs, frame.naming), example_inputs)
         groups = sharing_groups(settings.process_group) if self._trains else ()
         captured = Captured(gm, example_inputs, inputs, frame.naming, settings, groups)
         try:

@@ -13,15 +13,15 @@ import functools
 import logging
 import warnings
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from tract_fx import process_state
+from tract_fx.compile.model_names import modules_of, parameters_of
 from tract_fx.errors import TractWarning
-from tract_fx.passes.naming import without_wrappers
 from tract_fx.process_state import CompileStatus, Structure
 
 __all__ = ["expect", "is_registered", "saw_graph"]
@@ -73,7 +73,7 @@ def saw_graph(
 
 def _structure(model: torch.nn.Module) -> Structure:
     """Names and classes of the modules: models that agree in them may run the same compiled code."""
-    return tuple((name, type(module)) for name, module in model.named_modules())
+    return tuple((name, type(module)) for name, module in modules_of(model))
 
 
 @functools.cache
@@ -90,7 +90,7 @@ def _at_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
         return
     stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     for model, seen in due:
-        trained = [(name, item) for name, item in _parameters(model) if item.grad is not None and id(item) in stepped]
+        trained = [(name, item) for name, item in parameters_of(model) if item.grad is not None and id(item) in stepped]
         if trained:
             seen.due = False
             _check(model, seen, trained)
@@ -101,7 +101,7 @@ def _check(model: torch.nn.Module, seen: CompileStatus, trained: list[tuple[str,
     structures = {} if owner is None else process_state.structures.get(owner, {})
     alike = structures.get(_structure(model), CompileStatus())
     names, matched = seen.parameters | alike.parameters, seen.matched or alike.matched
-    compiled = {id(item) for name, item in _parameters(model) if name in names}
+    compiled = {id(item) for name, item in parameters_of(model) if name in names}
     outside = [name for name, item in trained if id(item) not in compiled]
     if not outside:
         return
@@ -119,8 +119,3 @@ def _check(model: torch.nn.Module, seen: CompileStatus, trained: list[tuple[str,
         TractWarning,
         stacklevel=4,
     )
-
-
-def _parameters(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        yield without_wrappers(name), parameter
