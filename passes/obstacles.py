@@ -15,6 +15,7 @@ from tract_fx.passes.dependence import Dependence, operands
 from tract_fx.passes.joint_graph import JointGraph, Role, is_backward, is_tensor_node, operator_of, target_of
 
 __all__ = [
+    "SAME_VALUES",
     "Obstacle",
     "OtherProduct",
     "Remedy",
@@ -44,6 +45,7 @@ _OTHER_PRODUCTS = {
 
 _TRANSPOSITIONS = ("t", "permute", "transpose")
 _SAME_ORDER = ("alias", "_to_copy", "prims.convert_element_type", "view")
+SAME_VALUES = (*_TRANSPOSITIONS, *_SAME_ORDER)
 
 
 class Remedy(enum.Enum):
@@ -179,7 +181,7 @@ def _of_parts(joint: JointGraph, call: Call, weights: Iterable[str]) -> str | No
 def _has_outputs_first(call: Call, parameters: Iterable[Node]) -> bool:
     """Whether dimension 0 of the parameter counts the outputs of the layer: ``x @ w.T``, a convolution, or ``w @ x``."""
     node, transposed = call.weight, False
-    while target_of(node) in (*_TRANSPOSITIONS, *_SAME_ORDER):
+    while target_of(node) in SAME_VALUES:
         transposed ^= target_of(node) in _TRANSPOSITIONS and node.meta["val"].dim() == 2
         node = node.args[0]
     from_right = call.kind is Kind.PRODUCT and call.side is Side.RIGHT

@@ -206,9 +206,12 @@ class TractBackend:
     def matches(self) -> tuple[LayerMatch, ...]:
         """The layers that were rewritten, in the order in which their graphs were compiled.
 
-        Graphs that were loaded from Inductor's cache count like those that were compiled in this process.
+        A layer that several graphs rewrite with the same sizes is listed for the first of them only. Graphs that were loaded from Inductor's cache count like those that were compiled in this process.
         """
-        return tuple(match for record in self._records for match in record.matches)
+        found: list[LayerMatch] = []
+        for record in self._records:
+            found.extend([match for match in record.matches if match not in found])
+        return tuple(found)
 
     @property
     def rejections(self) -> tuple[LayerRejection, ...]:

@@ -70,7 +70,7 @@ def _describe_rejection(rejection: Rejection) -> LayerRejection:
         op=rejection.op,
         kind=rejection.kind.value,
         reason=rejection.reason,
-        advice=advice(rejection.remedy),
+        advice=advice(rejection.remedy, rejection.next_layer),
     )
 
 
