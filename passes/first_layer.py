@@ -30,6 +30,7 @@ from tract_fx.passes.obstacles import (
     differentiated_by_hand,
     obstacle,
     obstacle_in_batch,
+    opaque_products,
     other_products,
 )
 from tract_fx.passes.weight_gradient import AmbiguousGradientError, WeightGradient, weight_gradient
@@ -138,6 +139,17 @@ def find(joint: JointGraph, layers: str | Sequence[str] = "first", *, shared: bo
         unsupported = any(rejection.kind is RejectionKind.UNSUPPORTED for rejection in rejections)
         if not matches and not unsupported and not done and (use := first_parameter_use(joint, depends)) is not None:
             rejections.append(_no_first_layer(joint, use, depends))
+        if matches:
+            rejections.extend(
+                Rejection(
+                    RejectionKind.NO_FIRST_LAYER,
+                    joint.naming.of_layer(item.node),
+                    item.weights,
+                    item.operator,
+                    item.reason,
+                )
+                for item in opaque_products(joint, depends)
+            )
     elif not done:
         taken_or_refused: list[Match | Rejection] = [
             *matches,

@@ -22,6 +22,7 @@ __all__ = [
     "differentiated_by_hand",
     "obstacle",
     "obstacle_in_batch",
+    "opaque_products",
     "other_products",
 ]
 
@@ -43,6 +44,8 @@ _OTHER_PRODUCTS = {
 }
 
 
+# Namespaces of operators that are not layers, other than those of convolutions and products.
+_KNOWN_NAMESPACES = ("aten", "prims", "prim", "tract_fx", "inductor", "inductor_prims", "rngprims", "_c10d_functional")
 _TRANSPOSITIONS = ("t", "permute", "transpose")
 _SAME_ORDER = ("alias", "_to_copy", "prims.convert_element_type", "view")
 SAME_VALUES = (*_TRANSPOSITIONS, *_SAME_ORDER)
@@ -135,6 +138,26 @@ def other_products(joint: JointGraph, depends: dict[Node, Dependence]) -> Iterat
         ):
             seen.add((operator, weights))
             yield OtherProduct(node, operator, weights, reason)
+
+
+def opaque_products(joint: JointGraph, depends: dict[Node, Dependence]) -> Iterator[OtherProduct]:
+    """Operators in which data meets a weight and of which this pass knows no products: control flow, custom operators."""
+    for node in joint.forward_nodes:
+        if not _is_opaque(node):
+            continue
+        factors = list(operands(node, depends))
+        weights = tuple(sorted(frozenset().union(*(factor.parameters for factor in factors))))
+        if weights and any(factor.data and factor.is_parameter_free for factor in factors):
+            operator = operator_of(node)
+            reason = f"data meets a weight in {operator}, whose products this pass cannot see; it trains with its plain gradient"
+            yield OtherProduct(node, operator, weights, reason)
+
+
+def _is_opaque(node: Node) -> bool:
+    if isinstance(node.target, torch._ops.HigherOrderOperator):
+        return True
+    foreign = isinstance(node.target, torch._ops.OpOverload) and node.target.namespace not in _KNOWN_NAMESPACES
+    return foreign or target_of(node) == "addbmm"
 
 
 def differentiated_by_hand(

@@ -24,7 +24,7 @@ from tract_fx.compile.skipped import is_registered
 from tract_fx.passes.joint_graph import GraphInput
 from tract_fx.passes.naming import Naming, without_wrappers
 
-__all__ = ["ModelFrame", "current_frame"]
+__all__ = ["ModelFrame", "current_frame", "enclosing_model"]
 
 _STEP = re.compile(r"\.(?P<attribute>\w+)|\[(?P<key>'[^']*'|\"[^\"]*\"|\d+)\]")
 
@@ -81,6 +81,20 @@ def current_frame(gm: torch.fx.GraphModule) -> ModelFrame:
         naming = naming_of_function(gm)
     naming = dataclasses.replace(naming, layers=_renamed_layers(gm, naming, model, variables))
     return ModelFrame(naming, _names(model), model)
+
+
+def enclosing_model(model: torch.nn.Module | None) -> torch.nn.Module | None:
+    """The outermost module on the call stack of which ``model`` is a part; ``model`` itself where there is none."""
+    found, frame = model, sys._getframe()
+    seen: set[int] = set()
+    while model is not None and frame is not None:
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, torch.nn.Module) and id(owner) not in seen:
+            seen.add(id(owner))
+            if any(module is found for _, module in modules_of(compiled_module(owner) or owner)):
+                found = compiled_module(owner) or owner
+        frame = frame.f_back
+    return found
 
 
 def _by_identity(items: Iterator[tuple[str, Any]]) -> dict[int, list[str]]:
