@@ -149,7 +149,7 @@ def opaque_products(joint: JointGraph, depends: dict[Node, Dependence]) -> Itera
         weights = tuple(sorted(frozenset().union(*(factor.parameters for factor in factors))))
         if weights and any(factor.data and factor.is_parameter_free for factor in factors):
             operator = operator_of(node)
-            reason = f"data meets a weight in {operator}, whose products this pass cannot see; it trains with its plain gradient"
+            reason = f"data meets a weight in {operator}, whose products this pass cannot see"
             yield OtherProduct(node, operator, weights, reason)
 
 
