@@ -24,12 +24,14 @@ from tract_fx.distributed.covariance import LARGEST_DYNAMIC_PRIMAL
 from tract_fx.passes.batch import BatchDimension, batch_of
 from tract_fx.passes.calls import Call, Kind, Side, calls, is_layer_operator
 from tract_fx.passes.dependence import Dependence, FirstParameterUse, dependences, first_parameter_use
-from tract_fx.passes.joint_graph import JointGraph, Role, operator_of
+from tract_fx.passes.joint_graph import JointGraph, Role, operator_of, target_of
 from tract_fx.passes.obstacles import (
+    SAME_VALUES,
     Remedy,
     differentiated_by_hand,
     obstacle,
     obstacle_in_batch,
+    opaque_products,
     other_products,
 )
 from tract_fx.passes.weight_gradient import AmbiguousGradientError, WeightGradient, weight_gradient
@@ -92,6 +94,7 @@ class Rejection:
     op: str
     reason: str
     remedy: Remedy | None = None
+    next_layer: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +135,18 @@ def find(joint: JointGraph, layers: str | Sequence[str] = "first", *, shared: bo
     if isinstance(layers, str):
         unsupported = any(rejection.kind is RejectionKind.UNSUPPORTED for rejection in rejections)
         if not matches and not unsupported and not done and (use := first_parameter_use(joint, depends)) is not None:
-            rejections.append(_no_first_layer(joint, use))
+            rejections.append(_no_first_layer(joint, use, depends))
+        if matches:
+            rejections.extend(
+                Rejection(
+                    RejectionKind.NO_FIRST_LAYER,
+                    joint.naming.of_layer(item.node),
+                    item.weights,
+                    item.operator,
+                    item.reason,
+                )
+                for item in opaque_products(joint, depends)
+            )
     elif not done:
         taken_or_refused: list[Match | Rejection] = [
             *matches,
@@ -250,12 +264,12 @@ def _choose_form(rows: Size, features: int) -> Form:
     return Form.PRIMAL
 
 
-def _no_first_layer(joint: JointGraph, use: FirstParameterUse) -> Rejection:
+def _no_first_layer(joint: JointGraph, use: FirstParameterUse, depends: dict[Node, Dependence]) -> Rejection:
     op = operator_of(use.node)
     if is_layer_operator(op) and use.from_constant_table:
         why = "the data are indices into a constant table, of which this layer sees the entries"
     elif is_layer_operator(op):
-        why = "the gradient of that weight is not computed here"
+        why = _without_gradient(joint, use)
     elif "embedding" in op:
         why = "a look-up in a table multiplies no rows with a weight"
     elif "norm" in op:
@@ -269,7 +283,44 @@ def _no_first_layer(joint: JointGraph, use: FirstParameterUse) -> Rejection:
         op,
         f"there is no first layer: data first meets a parameter in {op}, and {why}",
         Remedy.NAME_LAYER,
+        _next_layer(joint, use, depends),
     )
+
+
+def _without_gradient(joint: JointGraph, use: FirstParameterUse) -> str:
+    """Why a layer has no weight gradient: its frozen weight by name, where that is the reason."""
+    weights = {node for operand in use.node.all_input_nodes for node in _same_values(operand)}
+    frozen = sorted(
+        joint.input_of[node].name
+        for node in weights & joint.input_of.keys()
+        if joint.input_of[node].role is Role.STATIC and node.meta["val"].dim() > 1
+    )
+    if frozen:
+        return f"{', '.join(frozen)} is frozen (requires_grad=False)"
+    return f"the gradient of {', '.join(use.parameters)} is not computed here"
+
+
+def _same_values(node: Node) -> Iterator[Node]:
+    """A node, and those whose values it has in another order or dtype."""
+    yield node
+    while target_of(node) in SAME_VALUES:
+        node = node.args[0]
+        yield node
+
+
+def _next_layer(joint: JointGraph, use: FirstParameterUse, depends: dict[Node, Dependence]) -> str:
+    """Name of the first layer behind an operation whose weight gradient is computed; empty where there is none."""
+    order = {node: position for position, node in enumerate(joint.forward_nodes)}
+    behind = [
+        call
+        for call in calls(joint, lambda node: node in depends and depends[node].is_weight)
+        if order[call.output] > order[use.node] and not depends.get(call.input, Dependence()).is_parameter_free
+    ]
+    for call in sorted(behind, key=lambda call: order[call.output]):
+        weights = tuple(sorted(depends[call.weight].parameters))
+        if obstacle(joint, call, weights) is None and joint.gradients_of(weights):
+            return joint.naming.of_layer(call.output) or weights[0]
+    return ""
 
 
 def _named_but_not_called(

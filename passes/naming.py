@@ -37,10 +37,12 @@ class Naming:
             None in a function that uses several models: their variables then stay.
         prefix: qualified name, in the user's model, of the module in that variable. After a graph break inside a
             sub-module, Dynamo captures that one on its own.
+        layers: qualified names of modules whose Dynamo source is not made of their name, with that source first.
     """
 
     root: str | None = "self"
     prefix: str = ""
+    layers: tuple[tuple[str, str], ...] = ()
 
     def of_source(self, source: str) -> str:
         """A Dynamo source as users write it.
@@ -60,4 +62,7 @@ class Naming:
     def of_layer(self, node: Node) -> str:
         """Qualified name of the innermost module that called a forward node; empty outside of any module."""
         stack = node.meta.get("nn_module_stack") or {}
-        return self.of_source(list(stack.values())[-1][0]) if stack else self.prefix
+        if not stack:
+            return self.prefix
+        source = list(stack.values())[-1][0]
+        return dict(self.layers).get(source) or self.of_source(source)

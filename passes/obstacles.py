@@ -15,12 +15,14 @@ from tract_fx.passes.dependence import Dependence, operands
 from tract_fx.passes.joint_graph import JointGraph, Role, is_backward, is_tensor_node, operator_of, target_of
 
 __all__ = [
+    "SAME_VALUES",
     "Obstacle",
     "OtherProduct",
     "Remedy",
     "differentiated_by_hand",
     "obstacle",
     "obstacle_in_batch",
+    "opaque_products",
     "other_products",
 ]
 
@@ -42,8 +44,11 @@ _OTHER_PRODUCTS = {
 }
 
 
+# Namespaces of operators that are not layers, other than those of convolutions and products.
+_KNOWN_NAMESPACES = ("aten", "prims", "prim", "tract_fx", "inductor", "inductor_prims", "rngprims", "_c10d_functional")
 _TRANSPOSITIONS = ("t", "permute", "transpose")
 _SAME_ORDER = ("alias", "_to_copy", "prims.convert_element_type", "view")
+SAME_VALUES = (*_TRANSPOSITIONS, *_SAME_ORDER)
 
 
 class Remedy(enum.Enum):
@@ -135,6 +140,26 @@ def other_products(joint: JointGraph, depends: dict[Node, Dependence]) -> Iterat
             yield OtherProduct(node, operator, weights, reason)
 
 
+def opaque_products(joint: JointGraph, depends: dict[Node, Dependence]) -> Iterator[OtherProduct]:
+    """Operators in which data meets a weight and of which this pass knows no products: control flow, custom operators."""
+    for node in joint.forward_nodes:
+        if not _is_opaque(node):
+            continue
+        factors = list(operands(node, depends))
+        weights = tuple(sorted(frozenset().union(*(factor.parameters for factor in factors))))
+        if weights and any(factor.data and factor.is_parameter_free for factor in factors):
+            operator = operator_of(node)
+            reason = f"data meets a weight in {operator}, whose products this pass cannot see"
+            yield OtherProduct(node, operator, weights, reason)
+
+
+def _is_opaque(node: Node) -> bool:
+    if isinstance(node.target, torch._ops.HigherOrderOperator):
+        return True
+    foreign = isinstance(node.target, torch._ops.OpOverload) and node.target.namespace not in _KNOWN_NAMESPACES
+    return foreign or target_of(node) == "addbmm"
+
+
 def differentiated_by_hand(
     joint: JointGraph, weights: Iterable[str], depends: dict[Node, Dependence]
 ) -> Obstacle | None:
@@ -179,7 +204,7 @@ def _of_parts(joint: JointGraph, call: Call, weights: Iterable[str]) -> str | No
 def _has_outputs_first(call: Call, parameters: Iterable[Node]) -> bool:
     """Whether dimension 0 of the parameter counts the outputs of the layer: ``x @ w.T``, a convolution, or ``w @ x``."""
     node, transposed = call.weight, False
-    while target_of(node) in (*_TRANSPOSITIONS, *_SAME_ORDER):
+    while target_of(node) in SAME_VALUES:
         transposed ^= target_of(node) in _TRANSPOSITIONS and node.meta["val"].dim() == 2
         node = node.args[0]
     from_right = call.kind is Kind.PRODUCT and call.side is Side.RIGHT

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,14 +14,14 @@ from tract_fx.compile.captured import Captured
 from tract_fx.compile.compilers import Compiled, CompileGraph, compile_graph
 from tract_fx.compile.inputs import classify
 from tract_fx.compile.lam_input import LamValue
-from tract_fx.compile.model_frame import ModelFrame, current_frame
+from tract_fx.compile.model_frame import ModelFrame, current_frame, enclosing_model
 from tract_fx.compile.reporting import check_names, report_findings
 from tract_fx.distributed import agreement
 from tract_fx.distributed.groups import sharing_groups, warn_about_own_covariance
 from tract_fx.errors import TractError
 from tract_fx.options import DEFAULT_LAM, TractOptions
 from tract_fx.passes.joint_graph import Role
-from tract_fx.records import GraphRecord, LayerMatch, LayerRejection
+from tract_fx.records import GraphRecord, LayerMatch, LayerRejection, RejectionKind, Severity
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -205,9 +206,13 @@ class TractBackend:
     def matches(self) -> tuple[LayerMatch, ...]:
         """The layers that were rewritten, in the order in which their graphs were compiled.
 
-        Graphs that were loaded from Inductor's cache count like those that were compiled in this process.
+        A layer that several graphs rewrite with the same sizes is listed for the first of them only. Graphs that were
+        loaded from Inductor's cache count like those that were compiled in this process.
         """
-        return tuple(match for record in self._records for match in record.matches)
+        found: list[LayerMatch] = []
+        for record in self._records:
+            found.extend([match for match in record.matches if match not in found])
+        return tuple(found)
 
     @property
     def rejections(self) -> tuple[LayerRejection, ...]:
@@ -247,7 +252,8 @@ class TractBackend:
         """
         settings = self.options.with_compile_arguments(mode, options)
         frame = current_frame(gm)
-        inputs = classify(gm, example_inputs, frame.naming)
+        settings = dataclasses.replace(settings, layers=frame.with_aliases(settings.layers))
+        inputs = frame.named(classify(gm, example_inputs, frame.naming), example_inputs)
         groups = sharing_groups(settings.process_group) if self._trains else ()
         captured = Captured(gm, example_inputs, inputs, frame.naming, settings, groups)
         try:
@@ -269,14 +275,30 @@ class TractBackend:
         """Log the findings, warn, and record which parameters are inputs of a compiled graph."""
         settings, matched = captured.settings, bool(compiled.record.matches)
         suppress_warnings = settings.on_unsupported == "ignore"
-        report_findings(compiled.record, settings, traced=compiled.traced)
+        report_findings(compiled.record, settings, self._warned, traced=compiled.traced)
         if matched and settings.process_group is None and not suppress_warnings and not captured.has_rows_of_all:
             warn_about_own_covariance("tract_backend(...) or to the options of torch.compile", self._warned)
         if torch.is_grad_enabled():
-            skipped.saw_graph(
-                frame.model,
-                tract if self._warned is process_state.warned else self,
-                (item.name for item in captured.inputs if item.role is Role.PARAMETER),
-                matched=matched,
-                suppress_warnings=suppress_warnings,
-            )
+            owner = tract if self._warned is process_state.warned else self
+            skipped.saw_graph(_training_graph(captured, frame, compiled), owner, suppress_warnings=suppress_warnings)
+        else:
+            skipped.saw_graph_without_gradients(frame.model)
+
+
+def _training_graph(captured: Captured, frame: ModelFrame, compiled: Compiled) -> skipped.TrainingGraph:
+    record = compiled.record
+    rewritten = {name for match in record.matches for name in match.weight.split(", ")}
+    pairs = list(zip(captured.inputs, captured.example_inputs, strict=True))
+    held = {item.name: example for item, example in pairs if isinstance(example, torch.nn.Parameter)}
+    trained = frozenset(item.name for item in captured.inputs if item.role is Role.PARAMETER)
+    return skipped.TrainingGraph(
+        model=frame.model,
+        names=trained,
+        parameters=tuple(example for name, example in held.items() if name in trained),
+        rewritten=tuple(example for name, example in held.items() if name in rewritten),
+        matched=bool(record.matches),
+        frozen=bool(held) and not trained,
+        warned=any(item.severity is not Severity.NOTE for item in record.rejections),
+        reasons=tuple(str(item) for item in record.rejections if item.kind == RejectionKind.CONSTANT_INPUT.value),
+        enclosing=enclosing_model(frame.model),
+    )

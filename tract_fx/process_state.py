@@ -6,13 +6,15 @@
   knows nothing of backends: which parameters of each model were compiled is kept in :data:`models`. Before the optimiser,
   the only moment when a model can be registered is the call of ``torch.compile``, which reads the name of the backend. For
   this reason ``TractBackend.__name__`` is a property, and importing ``tract_fx.entry_point`` registers a model.
+- A parameter may be in several models, and parts of a model may be compiled without the rest: what each backend compiled,
+  and which parameters have a new gradient, is kept in :data:`backends` and :data:`rewritten`.
 - A second model with the structure of a first one runs the code that was compiled for the first: :data:`structures`.
 - The class of a layer that ``TrAct`` was applied to is derived from the class of the layer. It is made once, so that equal
   layers have one type, as Dynamo's guards and ``type(a) is type(b)`` need it: :data:`tract_classes`.
 - An operator in a compiled graph can hold numbers and strings, but no objects: :data:`observers` and :data:`agreements`.
 
-Models, structures, classes and observers are held weakly, except for the few classes that are also registered in the tables
-of ``torch.ao.quantization``. An agreement is replaced when its process group is.
+Models, backends, parameters, structures, classes and observers are held weakly, except for the few classes that are also
+registered in the tables of ``torch.ao.quantization``. An agreement is replaced when its process group is.
 """
 
 from __future__ import annotations
@@ -22,9 +24,22 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
 
-__all__ = ["CompileStatus", "Structure", "agreements", "models", "observers", "structures", "tract_classes", "warned"]
+__all__ = [
+    "BackendStatus",
+    "CompileStatus",
+    "Structure",
+    "agreements",
+    "backends",
+    "models",
+    "observers",
+    "rewritten",
+    "structures",
+    "tract_classes",
+    "warned",
+]
 
 Structure = tuple[tuple[str, type], ...]
 """Names and classes of the modules of a model: what decides whether one can run the code compiled for another one."""
@@ -40,6 +55,8 @@ class CompileStatus:
         due: whether the next step of an optimiser has to check the model.
         matched: whether a layer of the model is rewritten.
         parameters: names of the parameters that are inputs of its compiled graphs.
+        without_gradients: whether a graph of it was compiled with gradients disabled.
+        frozen: whether a graph of it has frozen weights only.
     """
 
     owner: Callable[[], object | None] = lambda: None
@@ -47,9 +64,36 @@ class CompileStatus:
     due: bool = True
     matched: bool = False
     parameters: set[str] = dataclasses.field(default_factory=set)
+    without_gradients: bool = False
+    frozen: bool = False
+
+
+@dataclasses.dataclass
+class BackendStatus:
+    """What one backend has compiled for training so far.
+
+    Attributes:
+        matched: whether a layer of any of its graphs is rewritten.
+        warned: whether a warning has said why not.
+        suppress_warnings: whether the user asked for no warnings.
+        parameters: the parameters that are inputs of its graphs, by ``id``.
+        reasons: why layers of its graphs are no first layers.
+        enclosing: returns the model of which the compiled one is a part, which is held weakly, or None.
+    """
+
+    matched: bool = False
+    warned: bool = False
+    suppress_warnings: bool = False
+    parameters: weakref.WeakValueDictionary[int, torch.Tensor] = dataclasses.field(
+        default_factory=weakref.WeakValueDictionary
+    )
+    reasons: dict[str, None] = dataclasses.field(default_factory=dict)
+    enclosing: Callable[[], nn.Module | None] = lambda: None
 
 
 warned: set[str] = set()
+backends: weakref.WeakKeyDictionary[object, BackendStatus] = weakref.WeakKeyDictionary()
+rewritten: weakref.WeakValueDictionary[int, torch.Tensor] = weakref.WeakValueDictionary()
 models: weakref.WeakKeyDictionary[nn.Module, CompileStatus] = weakref.WeakKeyDictionary()
 structures: weakref.WeakKeyDictionary[object, dict[Structure, CompileStatus]] = weakref.WeakKeyDictionary()
 observers: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()

@@ -39,14 +39,15 @@ def showing(graph: Graph) -> Iterator[None]:
     _show(AFTER, graph)
 
 
-def log_findings(record: GraphRecord, *, traced: bool) -> None:
+def log_findings(record: GraphRecord, *, traced: bool, repeated: bool = False) -> None:
     """Log the findings of one graph, in the same words whether the pass ran or not.
 
     Args:
         record: the findings.
         traced: whether the pass ran; False on a cache hit.
+        repeated: whether the same line was logged for an earlier graph; it is then one for debugging.
     """
-    log.info("%s", record)
+    log.log(logging.DEBUG if repeated else logging.INFO, "%s", record)
     graphs = f"{BEFORE}, {AFTER}" if record.matches else UNCHANGED
     if not traced:
         graphs = CACHED

@@ -1,10 +1,17 @@
-"""Which part of the user's model the frame that Dynamo is compiling belongs to."""
+"""Which part of the user's model the frame that Dynamo is compiling belongs to, and the names of what is in it.
+
+Dynamo names an input by the expression that reads it. Where a wrapper reads a layer through its own ``__getattr__``, through
+``__dict__`` or from a list, that is no name of the ``state_dict``. Parameters and modules are therefore recognised by
+identity.
+"""
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any
 
@@ -12,10 +19,14 @@ import torch
 
 from tract_fx.compat import compiled_frame_locals, compiled_module
 from tract_fx.compile.inputs import naming_of_function
+from tract_fx.compile.model_names import modules_of, parameters_of
 from tract_fx.compile.skipped import is_registered
-from tract_fx.passes.naming import Naming
+from tract_fx.passes.joint_graph import GraphInput
+from tract_fx.passes.naming import Naming, without_wrappers
 
-__all__ = ["ModelFrame", "current_frame"]
+__all__ = ["ModelFrame", "current_frame", "enclosing_model"]
+
+_STEP = re.compile(r"\.(?P<attribute>\w+)|\[(?P<key>'[^']*'|\"[^\"]*\"|\d+)\]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +43,27 @@ class ModelFrame:
     names: frozenset[str] | None
     model: torch.nn.Module | None = None
 
+    def named(self, inputs: Sequence[GraphInput], examples: Sequence[Any]) -> tuple[GraphInput, ...]:
+        """The inputs of a graph, each parameter under a name that the ``state_dict`` of the model has for it."""
+        if self.model is None:
+            return tuple(inputs)
+        names = _by_identity(parameters_of(self.model))
+        return tuple(
+            dataclasses.replace(item, name=found[0])
+            if (found := names.get(id(example))) and item.name not in found
+            else item
+            for item, example in zip(inputs, examples, strict=True)
+        )
+
+    def with_aliases(self, layers: str | Sequence[str]) -> str | tuple[str, ...]:
+        """The names in ``layers``, and every other name that the model has for the same modules and parameters."""
+        if isinstance(layers, str) or self.model is None:
+            return layers if isinstance(layers, str) else tuple(layers)
+        groups = [*_by_identity(parameters_of(self.model)).values(), *_by_identity(_modules(self.model)).values()]
+        aliases = [names for names in groups if len(names) > 1]
+        others = (other for name in layers for names in aliases if name in names for other in names)
+        return tuple(dict.fromkeys((*layers, *others)))
+
 
 def current_frame(gm: torch.fx.GraphModule) -> ModelFrame:
     """The frame from which Dynamo captured ``gm``; to be called while Dynamo calls the backend."""
@@ -39,12 +71,73 @@ def current_frame(gm: torch.fx.GraphModule) -> ModelFrame:
     model = next(_compiled_models(), None) or _owner_of_method(variables)
     if model is None:
         return ModelFrame(naming_of_function(gm), None)
-    paths = {module: name for name, module in model.named_modules()}
+    paths = {module: name for name, module in reversed(list(modules_of(model)))}
     for variable, value in variables.items():
         owner = getattr(value, "__self__", value)
         if isinstance(owner, torch.nn.Module) and owner in paths:
-            return ModelFrame(Naming(variable, paths[owner]), _names(model), model)
-    return ModelFrame(naming_of_function(gm), _names(model), model)
+            naming = Naming(variable, paths[owner])
+            break
+    else:
+        naming = naming_of_function(gm)
+    naming = dataclasses.replace(naming, layers=_renamed_layers(gm, naming, model, variables))
+    return ModelFrame(naming, _names(model), model)
+
+
+def enclosing_model(model: torch.nn.Module | None) -> torch.nn.Module | None:
+    """The outermost module on the call stack of which ``model`` is a part; ``model`` itself where there is none."""
+    found, frame = model, sys._getframe()
+    seen: set[int] = set()
+    while model is not None and frame is not None:
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, torch.nn.Module) and id(owner) not in seen:
+            seen.add(id(owner))
+            if any(module is found for _, module in modules_of(compiled_module(owner) or owner)):
+                found = compiled_module(owner) or owner
+        frame = frame.f_back
+    return found
+
+
+def _by_identity(items: Iterator[tuple[str, Any]]) -> dict[int, list[str]]:
+    names: dict[int, list[str]] = {}
+    for name, item in items:
+        names.setdefault(id(item), []).append(name)
+    return names
+
+
+def _modules(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
+    return ((without_wrappers(name), module) for name, module in modules_of(model))
+
+
+def _renamed_layers(
+    gm: torch.fx.GraphModule, naming: Naming, model: torch.nn.Module, variables: dict[str, Any]
+) -> tuple[tuple[str, str], ...]:
+    """Dynamo's expressions for modules whose text does not give one of their names, with a name of each."""
+    names = _by_identity(_modules(model))
+    graphs = (module.graph for module in gm.modules() if isinstance(module, torch.fx.GraphModule))
+    stacks = (node.meta.get("nn_module_stack") or {} for graph in graphs for node in graph.nodes)
+    sources = dict.fromkeys(list(stack.values())[-1][0] for stack in stacks if stack)
+    pairs = ((source, names.get(id(_value_of(source, variables)), [])) for source in sources)
+    return tuple((source, found[0]) for source, found in pairs if found and naming.of_source(source) not in found)
+
+
+def _value_of(source: str, variables: dict[str, Any]) -> object | None:
+    """What an expression of Dynamo's such as ``L['self'].blocks.0`` reads, where it reads only attributes and items."""
+    found = re.match(r"L\[['\"](\w+)['\"]\]", source)
+    steps = list(_STEP.finditer(source, found.end())) if found else []
+    if found is None or found.end() + sum(len(step[0]) for step in steps) != len(source):
+        return None
+    value: Any = variables.get(found[1])
+    try:
+        for step in steps:
+            if step["key"] is not None:
+                value = value[ast.literal_eval(step["key"])]
+            elif isinstance(value, torch.nn.Module) and step["attribute"] in value._modules:
+                value = value._modules[step["attribute"]]
+            else:
+                value = getattr(value, step["attribute"])
+    except (AttributeError, LookupError, TypeError):
+        return None
+    return value
 
 
 def _compiled_models() -> Iterator[torch.nn.Module]:
@@ -67,6 +160,5 @@ def _owner_of_method(variables: dict[str, Any]) -> torch.nn.Module | None:
 
 
 def _names(model: torch.nn.Module) -> frozenset[str]:
-    modules = (name for name, _ in model.named_modules(remove_duplicate=False))
-    parameters = (name for name, _ in model.named_parameters(remove_duplicate=False))
-    return frozenset((*modules, *parameters)) - {""}
+    modules = (name for name, _ in modules_of(model))
+    return frozenset((*modules, *(name for name, _ in parameters_of(model)))) - {""}

@@ -30,6 +30,13 @@ _ADVICE = {
 }
 
 
-def advice(remedy: Remedy | None) -> str:
-    """The advice for a remedy, in full sentences; an empty string where there is none."""
+def advice(remedy: Remedy | None, next_layer: str = "") -> str:
+    """The advice for a remedy, in full sentences; an empty string where there is none.
+
+    Args:
+        remedy: what can be done.
+        next_layer: name of the layer that can be rewritten in place of a first one; empty where none is known.
+    """
+    if remedy is Remedy.NAME_LAYER and next_layer:
+        return f'To rewrite the next layer instead, name it: layers=["{next_layer}"].'
     return "" if remedy is None else _ADVICE[remedy]

@@ -70,19 +70,23 @@ def _describe_rejection(rejection: Rejection) -> LayerRejection:
         op=rejection.op,
         kind=rejection.kind.value,
         reason=rejection.reason,
-        advice=advice(rejection.remedy),
+        advice=advice(rejection.remedy, rejection.next_layer),
     )
 
 
-def report_findings(record: GraphRecord, settings: TractOptions, *, traced: bool) -> None:
+def report_findings(record: GraphRecord, settings: TractOptions, reported: set[str], *, traced: bool) -> None:
     """Log and warn from the record, so that a cache hit reports the same as the compile that filled the cache.
 
     Args:
         record: the findings of a graph.
         settings: ``on_unsupported`` decides whether there are warnings.
+        reported: messages that are given once; what is logged of a graph with nothing to rewrite is added.
         traced: whether the pass ran; False on a cache hit.
     """
-    log_findings(record, traced=traced)
+    idle = not (record.matches or record.rejections)
+    log_findings(record, traced=traced, repeated=idle and str(record) in reported)
+    if idle:
+        reported.add(str(record))
     if settings.on_unsupported == "ignore":
         return
     for rejection in record.rejections:

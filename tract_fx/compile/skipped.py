@@ -9,22 +9,23 @@ in Lightning, they are compared right after it.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 import warnings
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from tract_fx import process_state
+from tract_fx.compile.model_names import modules_of, parameters_of
 from tract_fx.errors import TractWarning
-from tract_fx.passes.naming import without_wrappers
-from tract_fx.process_state import CompileStatus, Structure
+from tract_fx.process_state import BackendStatus, CompileStatus, Structure
 
-__all__ = ["expect", "is_registered", "saw_graph"]
+__all__ = ["TrainingGraph", "expect", "is_registered", "saw_graph", "saw_graph_without_gradients"]
 
 log = logging.getLogger(__name__)
 
@@ -48,32 +49,65 @@ def is_registered(value: object) -> bool:
     return isinstance(value, torch.nn.Module) and value in process_state.models
 
 
-def saw_graph(
-    model: torch.nn.Module | None, owner: object, parameters: Iterable[str], *, matched: bool, suppress_warnings: bool
-) -> None:
-    """Record that a graph of ``model`` was compiled with gradients enabled.
+@dataclasses.dataclass(frozen=True)
+class TrainingGraph:
+    """A graph that was compiled with gradients enabled.
 
-    Args:
+    Attributes:
         model: the model; None when the graph does not belong to a module.
-        owner: as in :func:`expect`.
-        parameters: names of the parameters that are inputs of the graph.
+        names: names of the parameters that are inputs of the graph.
+        parameters: these parameters; those that DDPOptimizer has replaced with fake tensors are left out.
+        rewritten: those that have a new gradient.
         matched: whether a layer of the graph is rewritten.
-        suppress_warnings: as in :func:`expect`.
+        frozen: whether the graph has weights and all of them are frozen.
+        warned: whether a warning has said why no layer is rewritten.
+        reasons: why layers of the graph are no first layers.
+        enclosing: the model of which ``model`` is a part.
     """
-    if model is None:
-        return
+
+    model: torch.nn.Module | None
+    names: frozenset[str]
+    parameters: tuple[torch.Tensor, ...]
+    rewritten: tuple[torch.Tensor, ...]
+    matched: bool
+    frozen: bool
+    warned: bool
+    reasons: tuple[str, ...]
+    enclosing: torch.nn.Module | None
+
+
+def saw_graph(graph: TrainingGraph, owner: object, *, suppress_warnings: bool) -> None:
+    """Record a graph that was compiled with gradients enabled; ``owner`` and ``suppress_warnings`` as in :func:`expect`."""
     _install()
-    seen = process_state.models.setdefault(model, CompileStatus(weakref.ref(owner)))
+    backend = process_state.backends.setdefault(owner, BackendStatus())
+    backend.matched |= graph.matched
+    backend.warned |= graph.warned
+    backend.suppress_warnings = suppress_warnings
+    backend.parameters.update({id(item): item for item in graph.parameters})
+    backend.reasons.update(dict.fromkeys(graph.reasons))
+    if graph.enclosing is not None:
+        backend.enclosing = weakref.ref(graph.enclosing)
+    process_state.rewritten.update({id(item): item for item in graph.rewritten})
+    if graph.model is None:
+        return
+    seen = process_state.models.setdefault(graph.model, CompileStatus(weakref.ref(owner)))
     seen.suppress_warnings, seen.due = suppress_warnings, True
-    names = set(parameters)
-    for each in (seen, process_state.structures.setdefault(owner, {}).setdefault(_structure(model), CompileStatus())):
-        each.matched |= matched
-        each.parameters |= names
+    structures = process_state.structures.setdefault(owner, {})
+    for each in (seen, structures.setdefault(_structure(graph.model), CompileStatus())):
+        each.matched |= graph.matched
+        each.frozen |= graph.frozen
+        each.parameters |= graph.names
+
+
+def saw_graph_without_gradients(model: torch.nn.Module | None) -> None:
+    """Record that a graph of ``model`` was compiled with gradients disabled, as in an evaluation."""
+    if model in process_state.models:
+        process_state.models[model].without_gradients = True
 
 
 def _structure(model: torch.nn.Module) -> Structure:
     """Names and classes of the modules: models that agree in them may run the same compiled code."""
-    return tuple((name, type(module)) for name, module in model.named_modules())
+    return tuple((name, type(module)) for name, module in modules_of(model))
 
 
 @functools.cache
@@ -86,41 +120,120 @@ def _at_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
     if torch.compiler.is_compiling():
         return
     due = [(model, seen) for model, seen in list(process_state.models.items()) if seen.due]
-    if not due:
+    backends = [each for each in list(process_state.backends.values()) if not (each.matched or each.warned)]
+    _check_per_sample()
+    if not due and not backends:
         return
-    stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    stepped = {
+        id(parameter): parameter
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+        if parameter.grad is not None
+    }
     for model, seen in due:
-        trained = [(name, item) for name, item in _parameters(model) if item.grad is not None and id(item) in stepped]
+        trained = [(name, item) for name, item in parameters_of(model) if id(item) in stepped]
         if trained:
             seen.due = False
             _check(model, seen, trained)
+    for backend in backends:
+        if not backend.warned and any(_has(backend.parameters, item) for item in stepped.values()):
+            _check_backend(backend, stepped)
+
+
+def _has(parameters: Mapping[int, torch.Tensor], item: torch.Tensor) -> bool:
+    return parameters.get(id(item)) is item
 
 
 def _check(model: torch.nn.Module, seen: CompileStatus, trained: list[tuple[str, torch.Tensor]]) -> None:
+    """Warn if parameters of a model trained outside every compiled graph, and no layer of it is rewritten."""
     owner = seen.owner()
     structures = {} if owner is None else process_state.structures.get(owner, {})
     alike = structures.get(_structure(model), CompileStatus())
-    names, matched = seen.parameters | alike.parameters, seen.matched or alike.matched
-    compiled = {id(item) for name, item in _parameters(model) if name in names}
-    outside = [name for name, item in trained if id(item) not in compiled]
+    names = seen.parameters | alike.parameters
+    compiled = {id(item) for name, item in parameters_of(model) if name in names}
+    backends = list(process_state.backends.values())
+    outside = [
+        (name, item)
+        for name, item in trained
+        if id(item) not in compiled and not any(_has(backend.parameters, item) for backend in backends)
+    ]
     if not outside:
         return
-    more = len(outside) - NAMES_SHOWN
-    shown = ", ".join(outside[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
-    if matched or seen.suppress_warnings:
+    shown = _shown([name for name, _ in outside])
+    matched = seen.matched or alike.matched or any(_has(process_state.rewritten, item) for _, item in trained)
+    if matched or seen.frozen or seen.suppress_warnings:
         log.info("parameters that train outside the compiled graphs of %s: %s", type(model).__name__, shown)
         return
+    for backend in backends:
+        backend.warned |= backend is process_state.backends.get(owner)
+    if not names and seen.without_gradients:
+        _warn(
+            f"forward() of {type(model).__name__} is compiled, but it was not run with gradients enabled: {shown} trained "
+            "through another method, which is not compiled. Compile that method, for example "
+            "model.encode = torch.compile(model.encode, backend=...)."
+        )
+        return
     none = "no graph" if not names else "no graph with a first layer"
-    warnings.warn(
-        f"TrAct is not applied: {none} of {type(model).__name__} was compiled, and {shown} trained outside the compiled "
-        "graphs. Dynamo skipped the code that holds the first layer (torch.nn's own frames, torch.compiler.disable, "
-        'suppressed errors); TORCH_LOGS="graph_breaks" shows the reason. Compile the module inside its wrappers, or call '
-        "the layer from a forward() of your own.",
-        TractWarning,
-        stacklevel=4,
+    uncalled = (
+        ""
+        if names
+        else "Either forward() was never called, because the model trains through another method "
+        "(model.encode = torch.compile(model.encode, ...) compiles that method), or "
+    )
+    _warn(
+        f"{none} of {type(model).__name__} was compiled, and {shown} trained outside the compiled "
+        f"graphs. {uncalled}Dynamo skipped the code that holds the first layer (torch.nn's own frames, "
+        'torch.compiler.disable, suppressed errors); TORCH_LOGS="graph_breaks" shows the reason. Compile the module inside '
+        "its wrappers, or call the layer from a forward() of your own."
     )
 
 
-def _parameters(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        yield without_wrappers(name), parameter
+def _check_backend(backend: BackendStatus, stepped: Mapping[int, torch.Tensor]) -> None:
+    """Warn that no graph of a backend has a first layer, and name the layer outside of its graphs that may be one."""
+    enclosing = backend.enclosing()
+    modules = [] if enclosing is None else [module for _, module in modules_of(enclosing)]
+    if backend.suppress_warnings or any(map(_is_wrapped, modules)):
+        return
+    backend.warned = True
+    outside = next(
+        (
+            name
+            for name, item in (() if enclosing is None else parameters_of(enclosing))
+            if id(item) in stepped and item.dim() > 1 and not _has(backend.parameters, item)
+        ),
+        None,
+    )
+    reasons = "; ".join(backend.reasons) or "no layer of these graphs has an input that depends on data alone"
+    advice = (
+        "Pass data as arguments of the call, and compile the part of the model that data enters first."
+        if outside is None
+        else f"{outside} of {type(enclosing).__name__} trained outside of these graphs: compile the part of the model "
+        "that holds the first layer as well, or the whole model."
+    )
+    _warn(f"no graph that this backend compiled for training has a first layer ({reasons.rstrip('.')}). {advice}")
+
+
+def _check_per_sample() -> None:
+    """Warn if a rewritten parameter has per-sample gradients, from which private optimisers compute another gradient."""
+    for key, parameter in list(process_state.rewritten.items()):
+        if getattr(parameter, "grad_sample", None) is not None:
+            del process_state.rewritten[key]
+            _warn(
+                f"a rewritten weight of shape {tuple(parameter.shape)} also has per-sample gradients (grad_sample). An "
+                "optimiser that steps with these, as in differentially private training, discards the gradient that TrAct "
+                "computed."
+            )
+
+
+def _is_wrapped(module: torch.nn.Module) -> bool:
+    """Whether a layer is wrapped in ``tract_fx.TrAct``, which may not be imported here."""
+    return any(base.__module__ == "tract_fx.eager.layers" for base in type(module).__mro__)
+
+
+def _shown(names: list[str]) -> str:
+    more = len(names) - NAMES_SHOWN
+    return ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _warn(message: str) -> None:
+    warnings.warn(f"TrAct is not applied: {message}", TractWarning, stacklevel=5)

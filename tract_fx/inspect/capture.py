@@ -23,6 +23,7 @@ from tract_fx.compile.reporting import FindingsRecorder
 from tract_fx.errors import CaptureError, TractError
 from tract_fx.inspect.causes import first_cause, in_words, quiet
 from tract_fx.inspect.fake_model import fake_arguments, fake_model, has_values
+from tract_fx.inspect.model_copy import copied_model
 from tract_fx.options import TractOptions
 from tract_fx.passes.first_layer import Findings, Match
 from tract_fx.passes.naming import Naming
@@ -120,8 +121,8 @@ def capture(
         without = in_words(cause)
         if not has_values(model, arguments, keywords):
             raise CaptureError(f"The model could not be traced without the values of its tensors. {without}") from error
-    copied = copy.deepcopy(model) if isinstance(model, nn.Module) else model
     try:
+        copied = copied_model(model) if isinstance(model, nn.Module) else model
         return dataclasses.replace(on(copied, arguments, keywords, None), on_values=without)
     except Exception as error:
         raise CaptureError(f"The model could not be traced. {in_words(first_cause(error))}") from error

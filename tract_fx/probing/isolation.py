@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import random
 import sys
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from torch import nn
 
 from tract_fx.compat import compiled_module
 from tract_fx.errors import ProbeError
+from tract_fx.inspect.model_copy import copied_model
 
 __all__ = ["copied", "preserve_rng_state"]
 
@@ -32,7 +32,7 @@ def copied(model: nn.Module) -> nn.Module:
     while isinstance(model, _WRAPPERS):
         model = model.module
     try:
-        twin = copy.deepcopy(model)
+        twin = copied_model(model)
     except Exception as error:  # whatever the user's own classes raise
         raise ProbeError(
             f"{type(model).__name__} cannot be copied ({type(error).__name__}: {error}), and probe runs on a copy, so that "
