@@ -85,7 +85,8 @@ def current_frame(gm: torch.fx.GraphModule) -> ModelFrame:
 
 def enclosing_model(model: torch.nn.Module | None) -> torch.nn.Module | None:
     """The outermost module on the call stack of which ``model`` is a part; ``model`` itself where there is none."""
-    found, frame = model, sys._getframe()
+    found = model
+    frame: FrameType | None = sys._getframe()
     seen: set[int] = set()
     while model is not None and frame is not None:
         owner = frame.f_locals.get("self")
