@@ -1,7 +1,5 @@
 """``X^T X`` and ``dZ^T X`` from one kernel; ``test_kernels.py`` runs this in Triton's interpreter."""
 
-import dataclasses
-import functools
 import os
 
 import pytest
@@ -203,14 +201,8 @@ def test_photographs_under_a_large_kernel(dtype: torch.dtype, device: Device) ->
     assert solved_error(photographs(2, 40), geometry, dtype, device, outputs) <= BOUNDS[dtype, device]
 
 
-def test_float32_products_are_worse_without_compensation() -> None:
-    """Sums of sums in plain float32 lose digits: what TwoSum is for."""
-    input = 1 + torch.rand(4096, 3, generator=torch.Generator().manual_seed(0)) / 64
-    outputs = torch.ones(4096, 1)
-    (found,) = triton_sums(
-        input, outputs, LINEAR, gram=False, config=SMALL, device=dataclasses.replace(SLOW, multiprocessors=1)
-    )
-    expected = input.double().sum(0)
-    parts = input.view(16, 256, 3).sum(1)
-    plain = functools.reduce(torch.add, parts.unbind())
-    assert (found[0, 0] - expected).abs().max() < 0.5 * (plain - expected).abs().max()
+def test_sums_that_float32_does_not_hold_are_compensated() -> None:
+    """Sums of 256 rows stay below 2^24 and are exact; those of four such sums need more digits."""
+    input = torch.randint(2**14, 2**15, (4096, 3), generator=torch.Generator().manual_seed(0)).float()
+    (found,) = triton_sums(input, torch.ones(4096, 1), LINEAR, gram=False, config=SMALL, device=SLOW)
+    assert torch.equal(found[0, 0], input.double().sum(0))
