@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 
 from torch.fx import Node
 
-from tract_fx.passes.joint_graph import JointGraph, Role, is_tensor_node, target_of
+from tract_fx.passes.joint_graph import JointGraph, Role, is_condition, is_tensor_node, target_of
 
-__all__ = ["Dependence", "FirstParameterUse", "dependences", "first_parameter_use", "operands"]
+__all__ = ["Dependence", "FirstParameterUse", "dependences", "first_parameter_use", "is_random", "operands"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,9 +20,11 @@ class Dependence:
     only the fact remains (``trainable``), since the names in a deep network's whole history are not needed.
     ``from_constant_table`` is the value of a constant table at indices that are data: codes, tokens and positions carry no
     gradient, so that after a graph break nothing else distinguishes those that a network has computed from data.
+    ``condition`` is a value with at most one number for each sample, or what was computed from such values alone.
     """
 
     data: bool = False
+    condition: bool = False
     from_constant_table: bool = False
     activation: bool = False
     trainable: bool = False
@@ -40,12 +42,13 @@ class Dependence:
 
     @property
     def _is_mixed(self) -> bool:
-        return self.data or self.from_constant_table or self.activation
+        return self.data or self.condition or self.from_constant_table or self.activation
 
     def __or__(self, other: Dependence) -> Dependence:
         mixed = self._is_mixed or other._is_mixed
         return Dependence(
             data=self.data or other.data,
+            condition=self.condition or other.condition,
             from_constant_table=self.from_constant_table or other.from_constant_table,
             activation=self.activation or other.activation,
             trainable=self.trainable or other.trainable,
@@ -57,8 +60,12 @@ NOTHING = Dependence()
 FROM_CONSTANT_TABLE = Dependence(from_constant_table=True)
 # Operators that take values from their first argument at indices.
 _LOOKUPS = ("embedding", "index", "index_select", "gather", "take")
+# Operators that draw numbers from nothing; those that draw masks or disturb a tensor (dropout, bernoulli) are not among them.
+_RANDOM = ("rand", "rand_like", "randint", "randint_like", "randn", "randn_like", "randperm")
+_COMPARISONS = ("ge", "gt", "le", "lt")
 _OF_ROLE = {
     Role.DATA: Dependence(data=True),
+    Role.CONDITION: Dependence(condition=True),
     Role.ACTIVATION: Dependence(activation=True),
     Role.STATIC: NOTHING,
 }
@@ -83,8 +90,23 @@ def dependences(joint: JointGraph) -> dict[Node, Dependence]:
             found[node] = _OF_ROLE[graph_input.role]
     for node in joint.forward_nodes:
         if is_tensor_node(node):
-            found[node] = FROM_CONSTANT_TABLE if _is_lookup(node, found) else _union(operands(node, found))
+            found[node] = _of_node(node, found)
     return found
+
+
+def _of_node(node: Node, found: dict[Node, Dependence]) -> Dependence:
+    if _is_lookup(node, found):
+        return FROM_CONSTANT_TABLE
+    if is_random(node):
+        return _OF_ROLE[Role.CONDITION if is_condition(node.meta["val"]) else Role.DATA]
+    if target_of(node) in _COMPARISONS and any(map(is_random, node.all_input_nodes)):
+        return NOTHING  # a mask, as of dropout
+    return _union(operands(node, found))
+
+
+def is_random(node: Node) -> bool:
+    """Whether a node draws numbers, which then count like numbers that are an input of the graph."""
+    return node.op == "call_function" and target_of(node) in _RANDOM
 
 
 def _is_lookup(node: Node, found: dict[Node, Dependence]) -> bool:
@@ -95,7 +117,8 @@ def _is_lookup(node: Node, found: dict[Node, Dependence]) -> bool:
     if table is not node.args[0] or found.get(table, NOTHING) != NOTHING:
         return False
     return any(
-        value.data or value.from_constant_table for value in (found[index] for index in indices if index in found)
+        value.data or value.condition or value.from_constant_table
+        for value in (found[index] for index in indices if index in found)
     )
 
 
@@ -108,11 +131,15 @@ def first_parameter_use(joint: JointGraph, found: dict[Node, Dependence]) -> Fir
         values = list(operands(node, found))
         if any(value.activation for value in values):
             continue
-        data = any((value.data or value.from_constant_table) and value.is_parameter_free for value in values)
+        data = any(
+            (value.data or value.condition or value.from_constant_table) and value.is_parameter_free for value in values
+        )
         weights = frozenset().union(*(value.parameters for value in values))
         if data and weights:
             return FirstParameterUse(
-                node, tuple(sorted(weights)), from_constant_table=not any(value.data for value in values)
+                node,
+                tuple(sorted(weights)),
+                from_constant_table=not any(value.data or value.condition for value in values),
             )
     return None
 

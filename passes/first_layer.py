@@ -2,7 +2,9 @@
 
 A **first layer** is a convolution or matrix product of the forward pass with an input that depends on data and on no
 parameter and no activation, and a weight that depends on a parameter and not on data, and whose gradient exists. All such
-calls count. Only tensors carry dependence; sizes do not. ``layers=[...]`` selects calls by name and replaces the
+calls count, but for two kinds: a layer that activations feed in another call is a recurrent cell, and what only conditions
+(at most one number for each sample) feed is first only where no signal feeds a layer. Only tensors carry dependence; sizes do
+not. ``layers=[...]`` selects calls by name and replaces the
 condition on the input.
 
 :func:`find` never changes the graph. For every call that it considers and leaves alone, it reports the reason.
@@ -117,10 +119,10 @@ def find(joint: JointGraph, layers: str | Sequence[str] = "first", *, shared: bo
     if not joint.has_gradients and not joint.differentiated_inside:
         return Findings()
     depends = dependences(joint)
+    found = tuple(calls(joint, lambda node: node in depends and depends[node].is_weight))
+    around = _Surroundings.of(joint, found, depends)
     results: list[Match | Rejection] = [
-        result
-        for call in calls(joint, lambda node: node in depends and depends[node].is_weight)
-        if (result := _classify(joint, call, depends, layers, shared)) is not None
+        result for call in found if (result := _classify(joint, call, depends, layers, shared, around)) is not None
     ]
     rejected = [result for result in results if isinstance(result, Rejection)]
     if not joint.has_gradients:  # an inference graph to AOTAutograd; the gradients in it are the user's own
@@ -135,7 +137,7 @@ def find(joint: JointGraph, layers: str | Sequence[str] = "first", *, shared: bo
     if isinstance(layers, str):
         unsupported = any(rejection.kind is RejectionKind.UNSUPPORTED for rejection in rejections)
         if not matches and not unsupported and not done and (use := first_parameter_use(joint, depends)) is not None:
-            rejections.append(_no_first_layer(joint, use, depends))
+            rejections.append(_no_first_layer(joint, use, depends, around))
         if matches:
             rejections.extend(
                 Rejection(
@@ -162,8 +164,42 @@ def is_named(name: str, layer: str, weights: Iterable[str]) -> bool:
     return name in known or name in {item.removeprefix("module.") for item in known}
 
 
+LayerKey: TypeAlias = tuple[str, frozenset[str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Surroundings:
+    """What the other calls of a graph say about one.
+
+    Attributes:
+        recurrent: layers with a call that activations feed, as a recurrent cell has from its second step on.
+        has_signal: whether anything but conditions feeds a layer, here or before this graph.
+    """
+
+    recurrent: frozenset[LayerKey]
+    has_signal: bool
+
+    @classmethod
+    def of(cls, joint: JointGraph, found: Iterable[Call], depends: dict[Node, Dependence]) -> _Surroundings:
+        inputs = [(_key(joint, call, depends), depends.get(call.input, Dependence())) for call in found]
+        return cls(
+            frozenset(key for key, value in inputs if not value.is_parameter_free),
+            any(value.data and value.is_parameter_free for _, value in inputs)
+            or any(item.role is Role.ACTIVATION for item in joint.inputs),
+        )
+
+
+def _key(joint: JointGraph, call: Call, depends: dict[Node, Dependence]) -> LayerKey:
+    return joint.naming.of_layer(call.output), depends[call.weight].parameters
+
+
 def _classify(
-    joint: JointGraph, call: Call, depends: dict[Node, Dependence], layers: str | Sequence[str], shared: bool
+    joint: JointGraph,
+    call: Call,
+    depends: dict[Node, Dependence],
+    layers: str | Sequence[str],
+    shared: bool,
+    around: _Surroundings,
 ) -> Match | Rejection | None:
     if REWRITTEN in call.output.meta:
         return None
@@ -173,7 +209,16 @@ def _classify(
     if layers == "first":
         if not of_input.is_parameter_free:
             return None
-        if not of_input.data:
+        if _key(joint, call, depends) in around.recurrent:
+            reason = "other calls of it in this graph are fed by trainable values (a recurrent cell)"
+            return Rejection(RejectionKind.CONSTANT_INPUT, layer, weights, call.operator, reason)
+        if of_input.condition and not of_input.data:
+            if around.has_signal:
+                reason = (
+                    "its input has at most one number for each sample (a condition), and a signal feeds other layers"
+                )
+                return Rejection(RejectionKind.CONSTANT_INPUT, layer, weights, call.operator, reason)
+        elif not of_input.data:
             from_constant_table = "its input is looked up in a constant table (codes, tokens, positions)"
             constant = "nothing in its input is data (a position table, a query, a constant)"
             reason = from_constant_table if of_input.from_constant_table else constant
@@ -264,10 +309,14 @@ def _choose_form(rows: Size, features: int) -> Form:
     return Form.PRIMAL
 
 
-def _no_first_layer(joint: JointGraph, use: FirstParameterUse, depends: dict[Node, Dependence]) -> Rejection:
+def _no_first_layer(
+    joint: JointGraph, use: FirstParameterUse, depends: dict[Node, Dependence], around: _Surroundings
+) -> Rejection:
     op = operator_of(use.node)
     if is_layer_operator(op) and use.from_constant_table:
         why = "the data are indices into a constant table, of which this layer sees the entries"
+    elif is_layer_operator(op) and (joint.naming.of_layer(use.node), frozenset(use.parameters)) in around.recurrent:
+        why = "that layer is also fed by trainable values (a recurrent cell)"
     elif is_layer_operator(op):
         why = _without_gradient(joint, use)
     elif "embedding" in op:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from torch.fx import Graph, Node
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from tract_fx.compat import (
     AOTInput,
@@ -20,7 +21,7 @@ from tract_fx.compat import (
 )
 from tract_fx.passes.naming import Naming
 
-__all__ = ["GraphInput", "JointGraph", "Role", "is_tensor_node", "operator_of", "target_of"]
+__all__ = ["GraphInput", "JointGraph", "Role", "is_condition", "is_tensor_node", "operator_of", "target_of"]
 
 
 DEFAULT_NAMING = Naming()
@@ -34,7 +35,9 @@ class Role(enum.Enum):
     STATIC = "static"
     """A frozen parameter, a buffer, or another tensor that a module holds."""
     ACTIVATION = "activation"
-    """Not a leaf and requires grad: it came through a graph break, from something trainable."""
+    """A tensor that depends on a parameter and was computed outside of this graph, as before a graph break."""
+    CONDITION = "condition"
+    """At most one number for each sample: a time step, a label, a scale."""
     DATA = "data"
     """Every other tensor, leaves that require grad included (adversarial training, raw audio)."""
 
@@ -172,6 +175,11 @@ def is_tensor_node(node: Node) -> bool:
     value = node.meta.get("val")
     values = value if isinstance(value, (tuple, list)) else (value,)
     return any(isinstance(item, torch.Tensor) for item in values)
+
+
+def is_condition(value: torch.Tensor) -> bool:
+    """Whether a tensor has at most one number for each sample: all its dimensions but the first have size 1."""
+    return all(statically_known_true(size == 1) for size in value.shape[1:])
 
 
 def operator_of(node: Node) -> str:

@@ -187,7 +187,7 @@ def differentiated_by_hand(
 
 def _of_parts(joint: JointGraph, call: Call, weights: Iterable[str]) -> str | None:
     """The reason why weights or data that are sharded over processes (DTensor) cannot be rewritten, or None."""
-    if any(item.parts for item in joint.inputs if item.role is Role.DATA):
+    if any(item.parts for item in joint.inputs if item.role in (Role.DATA, Role.CONDITION)):
         return "its input is sharded over processes (DTensor), so that each process holds only a part of the rows"
     for item in joint.inputs:
         if item.name not in weights or not item.parts:

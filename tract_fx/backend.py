@@ -12,9 +12,10 @@ from tract_fx import compat, process_state
 from tract_fx.compile import skipped
 from tract_fx.compile.captured import Captured
 from tract_fx.compile.compilers import Compiled, CompileGraph, compile_graph
-from tract_fx.compile.inputs import classify
+from tract_fx.compile.inputs import classify, guard_names
 from tract_fx.compile.lam_input import LamValue
 from tract_fx.compile.model_frame import ModelFrame, current_frame, enclosing_model
+from tract_fx.compile.origins import dependent_outputs, recording_outputs
 from tract_fx.compile.reporting import check_names, report_findings
 from tract_fx.distributed import agreement
 from tract_fx.distributed.groups import sharing_groups, warn_about_own_covariance
@@ -253,9 +254,11 @@ class TractBackend:
         settings = self.options.with_compile_arguments(mode, options)
         frame = current_frame(gm)
         settings = dataclasses.replace(settings, layers=frame.with_aliases(settings.layers))
-        inputs = frame.named(classify(gm, example_inputs, frame.naming), example_inputs)
+        inputs = frame.named(classify(gm, example_inputs, frame.naming, frame.model), example_inputs)
+        guard_names(gm, settings.layers, frame.model)
         groups = sharing_groups(settings.process_group) if self._trains else ()
         captured = Captured(gm, example_inputs, inputs, frame.naming, settings, groups)
+        computed = dependent_outputs(gm, inputs)  # before the compiler changes the graph
         try:
             check_names(settings.layers, frame, captured.inputs)
             compiled = self._compile_graph(captured, self._lam.enter(gm, captured.parameter_device))
@@ -269,6 +272,7 @@ class TractBackend:
         self._records.append(compiled.record)
         if self._trains:
             self._report(captured, frame, compiled)
+            return recording_outputs(compiled.call, computed, frame.model)
         return compiled.call
 
     def _report(self, captured: Captured, frame: ModelFrame, compiled: Compiled) -> None:

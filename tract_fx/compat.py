@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import sympy
 import torch
 from torch._dynamo.exc import BackendCompilerFailed
+from torch._dynamo.guards import get_verbose_code_parts
 from torch._dynamo.source import ConstantSource
 from torch._functorch import eager_transforms
 from torch._functorch._aot_autograd.descriptors import (
@@ -28,12 +29,13 @@ from torch._functorch._aot_autograd.descriptors import (
     ViewBaseAOTInput,
 )
 from torch._functorch.partitioners import min_cut_rematerialization_partition
-from torch._guards import detect_fake_mode
+from torch._guards import Guard, TracingContext, detect_fake_mode
 from torch._inductor import config as inductor_config
 from torch._inductor.custom_graph_pass import CustomGraphPass
 from torch._inductor.runtime.cache_dir_utils import cache_dir
 from torch._logging import trace_structured
 from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensor, FakeTensorMode
+from torch.multiprocessing.reductions import StorageWeakRef
 
 __all__ = [
     "FUNCTORCH_GRAD",
@@ -46,10 +48,12 @@ __all__ = [
     "FakeTensorMode",
     "GradAOTOutput",
     "PlainAOTInput",
+    "StorageWeakRef",
     "SubclassGetAttrAOTInput",
     "TangentAOTInput",
     "ViewBaseAOTInput",
     "active_engine",
+    "add_guard",
     "aot_eager",
     "break_reason",
     "break_reasons",
@@ -70,6 +74,8 @@ __all__ = [
     "inductor_patches",
     "is_distributed_tensor",
     "is_fake",
+    "is_function_of_user",
+    "is_in_backward_pass",
     "is_joining",
     "is_static_input",
     "isolated_dynamo_state",
@@ -80,11 +86,13 @@ __all__ = [
     "preserving_no_metadata",
     "quantization_mappings",
     "real_scalar",
+    "real_value",
     "requires_grad",
     "reset_cudagraphs",
     "size_expression",
     "size_hints",
     "source_name",
+    "storage_of",
     "trace_artifact",
 ]
 
@@ -107,6 +115,50 @@ def source_name(placeholder: torch.fx.Node) -> str | None:
 def is_static_input(placeholder: torch.fx.Node) -> bool:
     """Whether Dynamo marks the input as one that keeps its address: parameters, buffers, tensors held by a module."""
     return (placeholder.meta.get("tensor_dict") or {}).get("_dynamo_static_input_type") is not None
+
+
+def real_value(placeholder: torch.fx.Node) -> torch.Tensor | None:
+    """The tensor that a Dynamo placeholder stands for in the call that is being compiled; None where it is not known."""
+    argument = placeholder.meta.get("grapharg")
+    if argument is None or getattr(argument, "source", None) is None or argument.pass_arg_as_tensor:
+        return None
+    try:
+        value = argument.example
+    except AssertionError:  # it is held weakly
+        return None
+    return value if isinstance(value, torch.Tensor) else None
+
+
+def add_guard(placeholder: torch.fx.Node, holds: Callable[[Any], bool], reason: str) -> None:
+    """Make Dynamo run the code that it is compiling only where ``holds`` is true of the input; ``reason`` is for its logs."""
+
+    def create(builder: Any, guard: Guard) -> None:
+        parts = get_verbose_code_parts(reason, guard)
+        builder.get_guard_manager(guard).add_lambda_guard(holds, parts, guard.user_stack)
+
+    context = TracingContext.try_get()
+    if context is not None:
+        context.guards_context.dynamo_guards.add(Guard(placeholder.meta["grapharg"].source, create))
+
+
+def storage_of(tensor: torch.Tensor) -> torch.UntypedStorage | None:
+    """The storage of a tensor; None where it has none of its own."""
+    if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
+        return None
+    try:
+        return tensor.untyped_storage()
+    except (NotImplementedError, RuntimeError):  # a sparse tensor
+        return None
+
+
+def is_in_backward_pass() -> bool:
+    """Whether autograd is running a backward pass in this thread."""
+    return torch._C._current_graph_task_id() != -1
+
+
+def is_function_of_user(node: Any) -> bool:
+    """Whether a node of an autograd history belongs to a ``torch.autograd.Function`` that AOTAutograd did not make."""
+    return isinstance(node, torch.autograd.function.BackwardCFunction) and "CompiledFunction" not in node.name()
 
 
 def lift_as_input(gm: torch.fx.GraphModule, name: str, tensor: torch.Tensor) -> bool:

@@ -11,9 +11,11 @@
 - A second model with the structure of a first one runs the code that was compiled for the first: :data:`structures`.
 - The class of a layer that ``TrAct`` was applied to is derived from the class of the layer. It is made once, so that equal
   layers have one type, as Dynamo's guards and ``type(a) is type(b)`` need it: :data:`tract_classes`.
+- Whether an input of a graph is an activation depends on what earlier graphs, of any backend, have computed: :data:`origins`
+  has the storages of their outputs, by address, and :data:`origins_alive` how many there were when it was last cleaned.
 - An operator in a compiled graph can hold numbers and strings, but no objects: :data:`observers` and :data:`agreements`.
 
-Models, backends, parameters, structures, classes and observers are held weakly, except for the few classes that are also
+Models, backends, parameters, structures, classes, observers and storages are held weakly, except for the few classes that are also
 registered in the tables of ``torch.ao.quantization``. An agreement is replaced when its process group is.
 """
 
@@ -35,6 +37,8 @@ __all__ = [
     "backends",
     "models",
     "observers",
+    "origins",
+    "origins_alive",
     "rewritten",
     "structures",
     "tract_classes",
@@ -99,3 +103,5 @@ structures: weakref.WeakKeyDictionary[object, dict[Structure, CompileStatus]] = 
 observers: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
 tract_classes: weakref.WeakValueDictionary[type, type] = weakref.WeakValueDictionary()
 agreements: dict[str, Any] = {}
+origins: dict[int, Any] = {}
+origins_alive = [0]

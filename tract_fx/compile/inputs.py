@@ -6,7 +6,8 @@ distinguishes them: the weight argument of a convolution is a weight and no imag
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,10 +15,12 @@ from torch.fx import GraphModule, Node
 
 from tract_fx import compat
 from tract_fx.compat import FUNCTORCH_GRAD, is_static_input, source_name
-from tract_fx.passes.joint_graph import GraphInput, Role
-from tract_fx.passes.naming import Naming, root_variable
+from tract_fx.compile.origins import guard_roles, note_parameter, role_of_value
+from tract_fx.passes.first_layer import is_named
+from tract_fx.passes.joint_graph import GraphInput, Role, is_condition
+from tract_fx.passes.naming import Naming, root_variable, without_wrappers
 
-__all__ = ["classify", "differentiated_inputs", "naming_of_function", "weight_inputs"]
+__all__ = ["classify", "differentiated_inputs", "guard_names", "naming_of_function", "weight_inputs"]
 
 # Functions with an argument that can only be a weight; both factors of a product ``x @ w`` may be data.
 _LAYERS = frozenset(
@@ -52,24 +55,30 @@ _SAME_VALUE = frozenset(
 )
 
 
-def classify(gm: GraphModule, example_inputs: Sequence[Any], naming: Naming) -> tuple[GraphInput, ...]:
+def classify(
+    gm: GraphModule, example_inputs: Sequence[Any], naming: Naming, model: object | None = None
+) -> tuple[GraphInput, ...]:
     """Name and role of every input of a graph that Dynamo captured, in the order of the inputs.
 
     Args:
         gm: the captured graph.
         example_inputs: what Dynamo passes to a backend: parameters, fake tensors and symbolic sizes.
         naming: translates Dynamo's names into those of the user's model.
+        model: the model to which the graph belongs, if it is known.
     """
     placeholders = gm.graph.find_nodes(op="placeholder")
     weights, differentiated = weight_inputs(gm), differentiated_inputs(gm)
 
     def role(placeholder: Node, example: Any) -> Role:
-        found = _role(placeholder, example)
         trains = placeholder in differentiated or (isinstance(example, torch.Tensor) and example.requires_grad)
         # In functional code parameters are plain tensors: the weight of a layer is one if it is differentiated.
-        return Role.PARAMETER if found is Role.DATA and trains and placeholder in weights else found
+        if trains and placeholder in weights and example.is_leaf and not is_held(placeholder, example):
+            if (value := compat.real_value(placeholder)) is not None:
+                note_parameter(value)
+            return Role.PARAMETER
+        return _role(placeholder, example, model)
 
-    return tuple(
+    found = tuple(
         GraphInput(
             _name(placeholder, naming),
             role(placeholder, example),
@@ -78,6 +87,34 @@ def classify(gm: GraphModule, example_inputs: Sequence[Any], naming: Naming) -> 
         )
         for placeholder, example in zip(placeholders, example_inputs, strict=True)
     )
+    if any(item.role is Role.PARAMETER for item in found):
+        guard_roles(
+            gm, found, [_open_value(*each) for each in zip(placeholders, example_inputs, found, strict=True)], model
+        )
+    return found
+
+
+def guard_names(gm: GraphModule, layers: str | Sequence[str], model: torch.nn.Module | None) -> None:
+    """Make Dynamo compile the graph anew for a block in which ``layers`` names other parameters.
+
+    Dynamo runs the code that it compiled for one block for all blocks of the same class.
+    """
+    if layers == "first" or model is None:
+        return
+    named: dict[int, set[str]] = {}
+    for qualified, parameter in model.named_parameters(remove_duplicate=False):
+        qualified = without_wrappers(qualified)
+        found = {name for name in layers if is_named(name, qualified.rpartition(".")[0], (qualified,))}
+        named.setdefault(id(parameter), set()).update(found)
+    alive = weakref.ref(model)
+
+    def guard(wanted: set[str] | None) -> Callable[[Any], bool]:
+        return lambda parameter: alive() is None or named.get(id(parameter)) == wanted
+
+    for placeholder in gm.graph.find_nodes(op="placeholder"):
+        value = compat.real_value(placeholder)
+        if isinstance(value, torch.nn.Parameter):
+            compat.add_guard(placeholder, guard(named.get(id(value))), f"the names in layers={layers!r}")
 
 
 def naming_of_function(gm: GraphModule) -> Naming:
@@ -96,14 +133,32 @@ def _name(placeholder: Node, naming: Naming) -> str:
     return placeholder.name if source is None else naming.of_source(source)
 
 
-def _role(placeholder: Node, example: Any) -> Role:
+def is_held(placeholder: Node, example: Any) -> bool:
+    """Whether a module holds the input: a parameter, a buffer, or what Dynamo marks static."""
+    # Sub-graphs that DDPOptimizer cuts out have plain fake tensors for parameters, but keep Dynamo's mark on them.
+    return isinstance(example, torch.nn.Parameter) or is_static_input(placeholder)
+
+
+def _open_value(placeholder: Node, example: Any, item: GraphInput) -> torch.Tensor | None:
+    """The real tensor of an input whose role depends on its value."""
+    if item.role in (Role.PARAMETER, Role.STATIC) or not isinstance(example, torch.Tensor):
+        return None
+    if not torch.is_grad_enabled() and not example.requires_grad:
+        return None
+    return compat.real_value(placeholder)
+
+
+def _role(placeholder: Node, example: Any, model: object | None) -> Role:
     if not isinstance(example, torch.Tensor):
         return Role.STATIC
-    # Sub-graphs that DDPOptimizer cuts out have plain fake tensors for parameters, but keep Dynamo's mark on them.
-    held = isinstance(example, torch.nn.Parameter) or is_static_input(placeholder)
-    if held:
+    if is_held(placeholder, example):
         return Role.PARAMETER if example.requires_grad and example.is_leaf else Role.STATIC
-    return Role.ACTIVATION if example.requires_grad and not example.is_leaf else Role.DATA
+    value = compat.real_value(placeholder)
+    if value is not None:
+        found = role_of_value(value, model)
+    else:
+        found = Role.ACTIVATION if example.requires_grad and not example.is_leaf else Role.DATA
+    return Role.CONDITION if found is Role.DATA and is_condition(example) else found
 
 
 def weight_inputs(gm: GraphModule) -> frozenset[Node]:

@@ -1,0 +1,185 @@
+"""Where a tensor that enters a compiled graph comes from: what its role depends on, as far as values can show.
+
+Dynamo guards neither autograd histories nor storages. Both are therefore looked at here, when a graph is compiled and, by a
+guard on each input that can differ, whenever it is called again: a call for which the role of an input is another one is
+compiled anew, so that the order of calls does not change a gradient.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Node
+
+from tract_fx import compat, process_state
+from tract_fx.passes.joint_graph import GraphInput, Role
+
+__all__ = ["Origin", "dependent_outputs", "guard_roles", "note_parameter", "recording_outputs", "role_of_value"]
+
+# Below this many entries nobody looks for those whose storage is gone.
+FEWEST_TO_PRUNE = 256
+
+
+class _Kind(enum.Enum):
+    OUTPUT = "output of a compiled graph that depends on a parameter"
+    SIGNAL = "leaf that requires grad and was data in a forward pass"
+    PARAMETER = "leaf that functional code uses as a weight"
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """What is known about a storage.
+
+    Attributes:
+        storage: weak reference; while it exists, no other storage has the same address.
+        kind: how the storage was met.
+        owner: returns the model whose graph wrote it, or None.
+    """
+
+    storage: compat.StorageWeakRef
+    kind: _Kind
+    owner: Callable[[], object | None]
+
+
+def _nobody() -> None:
+    return None
+
+
+def _note(tensor: torch.Tensor, kind: _Kind, owner: Callable[[], object | None] = _nobody) -> None:
+    if (storage := compat.storage_of(tensor)) is None:
+        return
+    origins = process_state.origins
+    if len(origins) >= max(FEWEST_TO_PRUNE, 2 * process_state.origins_alive[0]):
+        for address in [key for key, origin in origins.items() if origin.storage.expired()]:
+            del origins[address]
+        process_state.origins_alive[0] = len(origins)
+    origins[storage._cdata] = Origin(compat.StorageWeakRef(storage), kind, owner)
+
+
+def _origin(tensor: torch.Tensor) -> Origin | None:
+    storage = compat.storage_of(tensor)
+    found = None if storage is None else process_state.origins.get(storage._cdata)
+    return None if found is None or found.storage.expired() else found
+
+
+def note_parameter(tensor: torch.Tensor) -> None:
+    """Remember a leaf that is no ``nn.Parameter`` and that functional code uses as a weight."""
+    _note(tensor, _Kind.PARAMETER)
+
+
+def role_of_value(tensor: torch.Tensor, model: object | None) -> Role:
+    """``ACTIVATION`` or ``DATA``, for an input that no module holds.
+
+    Args:
+        tensor: the real tensor.
+        model: the model to which the graph belongs, if it is known.
+    """
+    origin = _origin(tensor)
+    computed = origin is not None and origin.kind is _Kind.OUTPUT
+    if not tensor.requires_grad:
+        return Role.ACTIVATION if computed and model is not None and origin.owner() is model else Role.DATA
+    if computed:
+        return Role.ACTIVATION
+    if not tensor.is_leaf:
+        return Role.ACTIVATION if _reaches_parameter(tensor) else Role.DATA
+    if compat.is_in_backward_pass():  # checkpointing gives detached copies to the code that it runs again
+        return Role.DATA if origin is not None and origin.kind is _Kind.SIGNAL else Role.ACTIVATION
+    if origin is None:
+        _note(tensor, _Kind.SIGNAL)
+    return Role.DATA
+
+
+def _reaches_parameter(tensor: torch.Tensor) -> bool:
+    """Whether the autograd history of a tensor ends in a parameter.
+
+    A function of the user's own may hide parameters from its history, as reentrant checkpointing and reversible blocks do;
+    what it returns counts as computed by a network.
+    """
+    seen, waiting = set(), [tensor.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        variable = getattr(node, "variable", None)
+        if variable is not None:
+            origin = _origin(variable)
+            if isinstance(variable, torch.nn.Parameter) or (origin is not None and origin.kind is _Kind.PARAMETER):
+                return True
+        elif compat.is_function_of_user(node):
+            return True
+        waiting.extend(following for following, _ in node.next_functions)
+    return False
+
+
+def guard_roles(
+    gm: GraphModule, inputs: Sequence[GraphInput], values: Sequence[torch.Tensor | None], model: object | None
+) -> None:
+    """Make Dynamo compile the graph anew for a call in which an input has another role.
+
+    Args:
+        gm: the captured graph.
+        inputs: its inputs, with the roles for which it is compiled.
+        values: the real tensor of each input whose role depends on its value; None for the others.
+        model: as in :func:`role_of_value`.
+    """
+    owner = _nobody if model is None else weakref.ref(model)
+    for placeholder, item, value in zip(gm.graph.find_nodes(op="placeholder"), inputs, values, strict=True):
+        if value is not None:
+            computed = item.role is Role.ACTIVATION
+            matters = torch.is_grad_enabled()  # elsewhere the guard only remembers what it sees
+            compat.add_guard(placeholder, _guard(computed, owner, matters=matters), f"the role of {item.name} in TrAct")
+
+
+def _guard(computed: bool, owner: Callable[[], object | None], *, matters: bool) -> Callable[[Any], bool]:
+    def has_same_role(tensor: Any) -> bool:
+        found = role_of_value(tensor, owner())
+        return not matters or (found is Role.ACTIVATION) is computed
+
+    return has_same_role
+
+
+def recording_outputs(call: Callable[..., Any], positions: Sequence[int], model: object | None) -> Callable[..., Any]:
+    """``call``, whose outputs at ``positions`` are remembered, weakly; ``call`` itself where there are none.
+
+    Args:
+        call: runs a compiled graph.
+        positions: as from :func:`dependent_outputs`.
+        model: the model to which the graph belongs, if it is known.
+    """
+    if not positions:
+        return call
+    owner = _nobody if model is None else weakref.ref(model)
+
+    def recorded(*args: Any) -> Any:
+        outputs = call(*args)
+        for position in positions:
+            _note(outputs[position], _Kind.OUTPUT, owner)
+        return outputs
+
+    return recorded
+
+
+def dependent_outputs(gm: GraphModule, inputs: Iterable[GraphInput]) -> tuple[int, ...]:
+    """Positions of the outputs of a captured graph that are tensors and depend on a parameter or an activation."""
+    placeholders = gm.graph.find_nodes(op="placeholder")
+    trainable = (Role.PARAMETER, Role.ACTIVATION)
+    dependent: set[Node] = {node for node, item in zip(placeholders, inputs, strict=True) if item.role in trainable}
+    held = frozenset(placeholders)
+    for node in gm.graph.nodes:
+        if not dependent.isdisjoint(node.all_input_nodes):
+            dependent.add(node)
+    outputs = gm.graph.output_node().args[0]
+    return tuple(
+        position
+        for position, node in enumerate(outputs)
+        if isinstance(node, Node)
+        and node in dependent
+        and node not in held
+        and isinstance(node.meta.get("example_value"), torch.Tensor)
+    )
