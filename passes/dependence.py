@@ -60,7 +60,7 @@ NOTHING = Dependence()
 FROM_CONSTANT_TABLE = Dependence(from_constant_table=True)
 # Operators that take values from their first argument at indices.
 _LOOKUPS = ("embedding", "index", "index_select", "gather", "take")
-# Operators that draw numbers from nothing; those that draw masks or disturb a tensor (dropout, bernoulli) are not among them.
+# Operators that draw numbers; those that draw masks or disturb a tensor (dropout, bernoulli) are not among them.
 _RANDOM = ("rand", "rand_like", "randint", "randint_like", "randn", "randn_like", "randperm")
 _COMPARISONS = ("ge", "gt", "le", "lt")
 _OF_ROLE = {

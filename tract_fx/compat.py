@@ -130,7 +130,10 @@ def real_value(placeholder: torch.fx.Node) -> torch.Tensor | None:
 
 
 def add_guard(placeholder: torch.fx.Node, holds: Callable[[Any], bool], reason: str) -> None:
-    """Make Dynamo run the code that it is compiling only where ``holds`` is true of the input; ``reason`` is for its logs."""
+    """Make Dynamo run the code that it is compiling only where ``holds`` is true of the input.
+
+    ``reason`` appears in its logs.
+    """
 
     def create(builder: Any, guard: Guard) -> None:
         parts = get_verbose_code_parts(reason, guard)

@@ -45,7 +45,7 @@ def test_every_kind_of_input() -> None:
         "plain": Role.STATIC,
         "scales.0": Role.PARAMETER,
         "x": Role.DATA,
-        "options['shift']": Role.DATA,
+        "options['shift']": Role.CONDITION,
     }
 
 

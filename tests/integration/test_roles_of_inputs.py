@@ -1,0 +1,116 @@
+"""What an input of a graph is follows its value, not the code, nor the order of calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from tract_fx import tract_backend
+from tract_fx.reference import linear_gradient
+
+LAM = 0.1
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> None:
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+
+
+def trained(layer: nn.Linear, call: Callable[[], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradient of the weight after a step, the plain gradient and the closed form, from the operands of the layer."""
+    seen: list[tuple[Tensor, Tensor]] = []
+    layer.weight.grad = None
+
+    def note(_: nn.Module, inputs: Any, output: Tensor) -> None:
+        output.register_hook(lambda gradient: seen.append((inputs[0].detach().double(), gradient.double())))
+
+    call().square().sum().backward()
+    assert layer.weight.grad is not None
+    got = layer.weight.grad.double()
+    layer.weight.grad = None
+    handle = layer.register_forward_hook(note)
+    with torch.compiler.set_stance("force_eager"):
+        call().square().sum().backward()
+    handle.remove()
+    layer.weight.grad = None
+    (rows, gradient) = seen[-1]
+    return got, gradient.T @ rows, linear_gradient(rows, gradient, LAM)
+
+
+def assert_rewritten(layer: nn.Linear, call: Callable[[], Tensor], *, rewritten: bool) -> None:
+    got, plain, closed = trained(layer, call)
+    want, other = (closed, plain) if rewritten else (plain, closed)
+    assert torch.linalg.norm(got - want) < 1e-5 * torch.linalg.norm(want)
+    assert torch.linalg.norm(got - other) > 1e-2 * torch.linalg.norm(other)
+
+
+@pytest.mark.parametrize("first", ["data", "activation", "perturbed"])
+def test_role_is_decided_for_each_call(first: str) -> None:
+    """A perturbed batch is data and the output of a network is not, whichever comes first to code that is shared."""
+    stem, net = nn.Linear(6, 6), nn.Sequential(nn.Linear(6, 8), nn.Tanh())
+    x, delta = torch.randn(20, 6), torch.zeros(20, 6, requires_grad=True)
+    compiled = torch.compile(net, backend=tract_backend(LAM, inner="aot_eager"))
+    inputs = {"data": lambda: x, "activation": lambda: torch.tanh(stem(x)), "perturbed": lambda: x + delta}
+    for name in sorted(inputs, key=lambda item: item != first):
+        make = inputs[name]
+        assert_rewritten(net[0], lambda make=make: compiled(make()), rewritten=name != "activation")
+
+
+def test_carried_state_is_an_activation_of_its_own_model_alone() -> None:
+    net, other = nn.Sequential(nn.Linear(6, 6), nn.Tanh()), nn.Sequential(nn.Linear(6, 6), nn.Sigmoid())
+    backend = tract_backend(LAM, inner="aot_eager")
+    first, second = torch.compile(net, backend=backend), torch.compile(other, backend=backend)
+    x = torch.randn(20, 6)
+    state = first(x).detach()
+    assert_rewritten(net[0], lambda: first(state), rewritten=False)
+    assert_rewritten(other[0], lambda: second(state), rewritten=True)
+    assert_rewritten(other[0], lambda: second(state.clone().requires_grad_()), rewritten=True)
+    assert_rewritten(net[0], lambda: first(x), rewritten=True)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+@pytest.mark.parametrize("requires_grad", [True, False])
+def test_compiled_blocks_under_checkpointing(*, reentrant: bool, requires_grad: bool) -> None:
+    """The block that data feeds is rewritten, and no other one, under either kind, twice."""
+    blocks = nn.ModuleList(nn.Sequential(nn.Linear(6, 6), nn.Tanh()) for _ in range(3))
+    x = torch.randn(20, 6, requires_grad=requires_grad)
+
+    def call() -> Tensor:
+        hidden = x
+        for block in blocks:
+            hidden = checkpoint(block, hidden, use_reentrant=reentrant)
+        return hidden
+
+    if reentrant and not requires_grad:
+        pytest.skip("reentrant checkpointing computes no gradient of a first block whose input does not require grad")
+    for block in blocks:
+        block.compile(backend=tract_backend(LAM, inner="aot_eager"))
+    for _ in range(2):
+        for index, block in enumerate(blocks):
+            assert_rewritten(block[0], call, rewritten=index == 0)
+
+
+class Named(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.tanh(self.fc(x))
+        torch._dynamo.graph_break()
+        return x + y
+
+
+@pytest.mark.parametrize("name", [0, 1])
+def test_named_block_where_dynamo_shares_code(name: int) -> None:
+    net = nn.Sequential(Named(), Named())
+    x = torch.randn(20, 6)
+    compiled = torch.compile(net, backend=tract_backend(LAM, layers=[f"{name}.fc"], inner="aot_eager"))
+    for index, block in enumerate(net):
+        assert_rewritten(block.fc, lambda: compiled(x), rewritten=index == name)
