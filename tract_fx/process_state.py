@@ -15,8 +15,8 @@
   has the storages of their outputs, by address, and :data:`origins_alive` how many there were when it was last cleaned.
 - An operator in a compiled graph can hold numbers and strings, but no objects: :data:`observers` and :data:`agreements`.
 
-Models, backends, parameters, structures, classes, observers and storages are held weakly, except for the few classes that are
-also registered in the tables of ``torch.ao.quantization``. An agreement is replaced when its process group is.
+Models, backends, parameters, structures, classes, observers and storages are held weakly, except for the few classes that
+are also registered in the tables of ``torch.ao.quantization``. An agreement is replaced when its process group is.
 """
 
 from __future__ import annotations
