@@ -95,7 +95,7 @@ def classify(
 
 
 def guard_names(gm: GraphModule, layers: str | Sequence[str], model: torch.nn.Module | None) -> None:
-    """Make Dynamo compile the graph anew for a block in which ``layers`` names other parameters.
+    """Make Dynamo recompile the graph for a block in which ``layers`` names other parameters.
 
     Dynamo runs the code that it compiled for one block for all blocks of the same class.
     """

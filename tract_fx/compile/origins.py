@@ -2,7 +2,7 @@
 
 Dynamo guards neither autograd histories nor storages. Both are therefore looked at here, when a graph is compiled and, by a
 guard on each input that can differ, whenever it is called again: a call for which the role of an input is another one is
-compiled anew, so that the order of calls does not change a gradient.
+compiled again, so that the order of calls does not change a gradient.
 """
 
 from __future__ import annotations
@@ -82,7 +82,8 @@ def role_of_value(tensor: torch.Tensor, model: object | None) -> Role:
     origin = _origin(tensor)
     computed = origin is not None and origin.kind is _Kind.OUTPUT
     if not tensor.requires_grad:
-        return Role.ACTIVATION if computed and model is not None and origin.owner() is model else Role.DATA
+        carried = origin is not None and computed and model is not None and origin.owner() is model
+        return Role.ACTIVATION if carried else Role.DATA
     if computed:
         return Role.ACTIVATION
     if not tensor.is_leaf:
@@ -120,7 +121,7 @@ def _reaches_parameter(tensor: torch.Tensor) -> bool:
 def guard_roles(
     gm: GraphModule, inputs: Sequence[GraphInput], values: Sequence[torch.Tensor | None], model: object | None
 ) -> None:
-    """Make Dynamo compile the graph anew for a call in which an input has another role.
+    """Make Dynamo recompile the graph for a call in which an input has another role.
 
     Args:
         gm: the captured graph.
