@@ -254,11 +254,11 @@ def test_a_layer_behind_a_constant_table_is_no_first_layer(inductor: bool) -> No
 
 @both
 def test_indices_into_data_and_numbers_that_are_no_indices_are_data(inductor: bool) -> None:
-    model = Call(lambda m, x, i: m.a(x[i]) + m.b(i[:, None].float()), a=nn.Linear(6, 4), b=nn.Linear(1, 4))
+    model = Call(lambda m, x, i: m.a(x[i]) + m.b(i.float())[:, None], a=nn.Linear(6, 4), b=nn.Linear(3, 4))
     model.register_buffer("table", torch.randn(4, 6))
-    x, i = torch.randn(9, 6), torch.randint(0, 9, (5,))
+    x, i = torch.randn(9, 6), torch.randint(0, 9, (5, 3))
     assert taken(find(joint_graph(model, x, i, inductor=inductor))) == [("a.weight",), ("b.weight",)]
-    mixed = Call(lambda m, x, i: m.a(x + m.table[i]), a=nn.Linear(6, 4))
+    mixed = Call(lambda m, x, i: m.a(x[:, None] + m.table[i]), a=nn.Linear(6, 4))
     mixed.register_buffer("table", torch.randn(9, 6))
     assert taken(find(joint_graph(mixed, x[:5], i, inductor=inductor))) == [("a.weight",)]
 
