@@ -1,4 +1,4 @@
-"""Denoisers: the image and the time step are both data, and each has a first layer."""
+"""Denoisers: the image has a first layer; the time step is a condition and has none."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from .case import Arguments, Case, image, layers_of
 def cases() -> list[Case]:
     """All rows."""
     rows = (
-        ("UNet", diffusion.UNet, "stem.weight time.mlp.0.weight", _noisy_image),
-        ("ConditionalTransformer", diffusion.ConditionalTransformer, "patches.weight time.mlp.0.weight", _latent),
+        ("UNet", diffusion.UNet, "stem.weight", _noisy_image),
+        ("ConditionalTransformer", diffusion.ConditionalTransformer, "patches.weight", _latent),
     )
     return [
         Case(f"denoiser:{name}", "denoisers", "image and time step", make, arguments, layers_of(weights))

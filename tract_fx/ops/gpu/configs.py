@@ -74,10 +74,8 @@ def candidates(arguments: Mapping[str, Any], capability: int) -> list[TileConfig
         return [*three, TileConfig(64, 8), *many]
     if uneven:
         return [TileConfig(64, 8), TileConfig(64, 8, 4)]
-    tiles = [TileConfig(64, 4), TileConfig(64, 8), TileConfig(64, 4, 4), TileConfig(64, 8, 4)]
-    # On 8.x, two accumulators of this size do not fit into the registers.
-    large = [TileConfig(128, 8), TileConfig(128, 8, 4)] if capability == 9 and width > 64 else []
-    return [*large, *tiles]
+    # Larger tiles do not fit into the registers beside those of the gradient.
+    return [TileConfig(64, 4), TileConfig(64, 8), TileConfig(64, 4, 4), TileConfig(64, 8, 4)]
 
 
 def _wide_products(width: int) -> list[TileConfig]:
