@@ -39,15 +39,16 @@ CASES = {
     "linear, 3d": (nn.Linear(6, 5), (4, 7, 6)),
     "linear, 3d, no bias": (nn.Linear(6, 5, bias=False), (4, 7, 6)),
     "linear, 4d": (nn.Linear(6, 5), (2, 3, 4, 6)),
-    "linear, 1d": (nn.Linear(6, 5), (6,)),
+    # At most one number for each sample: first layers where nothing else is fed, and none beside the others.
+    "condition, 1d": (nn.Linear(6, 5), (6,)),
     "linear, dual": (nn.Linear(40, 5), (7, 40)),
     "linear, one row": (nn.Linear(40, 5), (1, 40)),
     "linear, one row, small": (nn.Linear(6, 5), (1, 6)),
     "linear, one output": (nn.Linear(6, 1), (9, 6)),
     "linear, one row, one output": (nn.Linear(6, 1), (1, 6)),
-    "linear, one feature": (nn.Linear(1, 5), (9, 1)),
-    "linear, one feature, one row": (nn.Linear(1, 5), (1, 1)),
-    "linear, all one": (nn.Linear(1, 1), (1, 1)),
+    "condition, one feature": (nn.Linear(1, 5), (9, 1)),
+    "condition, one feature, one row": (nn.Linear(1, 5), (1, 1)),
+    "condition, all one": (nn.Linear(1, 1), (1, 1)),
     "conv1d": (nn.Conv1d(3, 5, 4, stride=2, padding=1), (4, 3, 17)),
     "conv2d": (nn.Conv2d(3, 5, 3, padding=1), (4, 3, 9, 8)),
     "conv2d, no bias": (nn.Conv2d(3, 5, 3, padding=1, bias=False), (4, 3, 9, 8)),
@@ -100,7 +101,14 @@ class Stems(nn.Module):
 @works("products")
 @codegen
 @pytest.mark.parametrize(
-    "kind", ["linear", pytest.param("conv1d", marks=vectorised), "conv2d", pytest.param("conv3d", marks=vectorised)]
+    "kind",
+    [
+        "linear",
+        "condition",
+        pytest.param("conv1d", marks=vectorised),
+        "conv2d",
+        pytest.param("conv3d", marks=vectorised),
+    ],
 )
 def test_gradient_equals_reference_through_generated_code(kind: str) -> None:
     cases = {name: make(name) for name in CASES if name.startswith(kind) and name not in ONLY_ON_THE_GRAPH}
