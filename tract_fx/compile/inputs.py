@@ -15,10 +15,11 @@ from torch.fx import GraphModule, Node
 
 from tract_fx import compat
 from tract_fx.compat import FUNCTORCH_GRAD, is_static_input, source_name
+from tract_fx.compile.model_names import parameters_of
 from tract_fx.compile.origins import guard_roles, note_parameter, role_of_value
 from tract_fx.passes.first_layer import is_named
 from tract_fx.passes.joint_graph import GraphInput, Role, is_condition
-from tract_fx.passes.naming import Naming, root_variable, without_wrappers
+from tract_fx.passes.naming import Naming, root_variable
 
 __all__ = ["classify", "differentiated_inputs", "guard_names", "naming_of_function", "weight_inputs"]
 
@@ -102,8 +103,7 @@ def guard_names(gm: GraphModule, layers: str | Sequence[str], model: torch.nn.Mo
     if layers == "first" or model is None:
         return
     named: dict[int, set[str]] = {}
-    for qualified, parameter in model.named_parameters(remove_duplicate=False):
-        qualified = without_wrappers(qualified)
+    for qualified, parameter in parameters_of(model):
         found = {name for name in layers if is_named(name, qualified.rpartition(".")[0], (qualified,))}
         named.setdefault(id(parameter), set()).update(found)
     alive = weakref.ref(model)
