@@ -41,8 +41,13 @@ class Dependence:
         return not self.trainable and not self.activation
 
     @property
+    def is_from_data(self) -> bool:
+        """Whether data of any kind are in the value: a signal, a condition, or what they select from a constant table."""
+        return self.data or self.condition or self.from_constant_table
+
+    @property
     def _is_mixed(self) -> bool:
-        return self.data or self.condition or self.from_constant_table or self.activation
+        return self.is_from_data or self.activation
 
     def __or__(self, other: Dependence) -> Dependence:
         mixed = self._is_mixed or other._is_mixed
@@ -116,10 +121,7 @@ def _is_lookup(node: Node, found: dict[Node, Dependence]) -> bool:
     table, *indices = node.all_input_nodes
     if table is not node.args[0] or found.get(table, NOTHING) != NOTHING:
         return False
-    return any(
-        value.data or value.condition or value.from_constant_table
-        for value in (found[index] for index in indices if index in found)
-    )
+    return any(found[index].is_from_data for index in indices if index in found)
 
 
 def first_parameter_use(joint: JointGraph, found: dict[Node, Dependence]) -> FirstParameterUse | None:
@@ -131,9 +133,7 @@ def first_parameter_use(joint: JointGraph, found: dict[Node, Dependence]) -> Fir
         values = list(operands(node, found))
         if any(value.activation for value in values):
             continue
-        data = any(
-            (value.data or value.condition or value.from_constant_table) and value.is_parameter_free for value in values
-        )
+        data = any(value.is_from_data and value.is_parameter_free for value in values)
         weights = frozenset().union(*(value.parameters for value in values))
         if data and weights:
             return FirstParameterUse(

@@ -4,8 +4,7 @@ A **first layer** is a convolution or matrix product of the forward pass with an
 parameter and no activation, and a weight that depends on a parameter and not on data, and whose gradient exists. All such
 calls count, but for two kinds: a layer that activations feed in another call is a recurrent cell, and what conditions alone
 (at most one number for each sample) feed is first only where no signal feeds a layer. Only tensors carry dependence; sizes
-do not. ``layers=[...]`` selects calls by name and replaces the
-condition on the input.
+do not. ``layers=[...]`` selects calls by name and replaces the condition on the input.
 
 :func:`find` never changes the graph. For every call that it considers and leaves alone, it reports the reason.
 """

@@ -129,13 +129,8 @@ def other_products(joint: JointGraph, depends: dict[Node, Dependence]) -> Iterat
         operator = operator_of(node)
         if (reason := _OTHER_PRODUCTS.get(operator)) is None:
             continue
-        factors = list(operands(node, depends))
-        weights = tuple(sorted(frozenset().union(*(factor.parameters for factor in factors))))
-        if (
-            weights
-            and any(factor.data and factor.is_parameter_free for factor in factors)
-            and (operator, weights) not in seen
-        ):
+        weights = _weights_that_meet_data(node, depends)
+        if weights and (operator, weights) not in seen:
             seen.add((operator, weights))
             yield OtherProduct(node, operator, weights, reason)
 
@@ -143,14 +138,18 @@ def other_products(joint: JointGraph, depends: dict[Node, Dependence]) -> Iterat
 def opaque_products(joint: JointGraph, depends: dict[Node, Dependence]) -> Iterator[OtherProduct]:
     """Operators in which data meets a weight and of which this pass knows no products: control flow, custom operators."""
     for node in joint.forward_nodes:
-        if not _is_opaque(node):
-            continue
-        factors = list(operands(node, depends))
-        weights = tuple(sorted(frozenset().union(*(factor.parameters for factor in factors))))
-        if weights and any(factor.data and factor.is_parameter_free for factor in factors):
+        if _is_opaque(node) and (weights := _weights_that_meet_data(node, depends)):
             operator = operator_of(node)
             reason = f"data meets a weight in {operator}, whose products this pass cannot see"
             yield OtherProduct(node, operator, weights, reason)
+
+
+def _weights_that_meet_data(node: Node, depends: dict[Node, Dependence]) -> tuple[str, ...]:
+    """Names of the parameters that a node combines with raw data; empty where it does not."""
+    factors = list(operands(node, depends))
+    if not any(factor.data and factor.is_parameter_free for factor in factors):
+        return ()
+    return tuple(sorted(frozenset().union(*(factor.parameters for factor in factors))))
 
 
 def _is_opaque(node: Node) -> bool:

@@ -14,7 +14,16 @@ from tract_fx import compat
 from tract_fx.distributed.groups import check_process_group
 from tract_fx.errors import OptionError
 
-__all__ = ["DEFAULT_LAM", "LAM_VARIABLE", "TractOptions", "check_lam", "check_layer_names", "default_lam", "variable"]
+__all__ = [
+    "DEFAULT_LAM",
+    "LAM_VARIABLE",
+    "TractOptions",
+    "check_count",
+    "check_lam",
+    "check_layer_names",
+    "default_lam",
+    "variable",
+]
 
 DEFAULT_LAM = 0.1
 
@@ -182,6 +191,22 @@ def check_lam(lam: object, name: str = "lam") -> float:
     if not (math.isfinite(value) and value > 0):
         raise OptionError(f"{name}={lam!r} is not allowed: it must be finite and greater than zero, such as 0.1.")
     return value
+
+
+def check_count(value: object, name: str, least: int) -> int:
+    """A whole number as an int.
+
+    Args:
+        value: any object.
+        name: of the argument.
+        least: the smallest number that is allowed.
+
+    Raises:
+        OptionError: naming the argument, unless it is a whole number from ``least`` up.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+        raise OptionError(f"{name}={value!r} is not allowed: it must be a whole number from {least} up.")
+    return int(value)
 
 
 def closest(name: str, known: Iterable[str]) -> str:

@@ -6,12 +6,11 @@ The paper uses a larger ``lam`` for long training than for short training (secti
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from tract_fx.errors import OptionError
-from tract_fx.options import check_lam
+from tract_fx.options import check_count, check_lam
 
 __all__ = ["CosineLam", "HasLam", "LamScheduler"]
 
@@ -78,7 +77,7 @@ class LamScheduler:
             OptionError: naming what is missing from the state or not allowed in it; nothing changes then.
         """
         self._check_entries(state)
-        step, lam = _check_count("last_step", state["last_step"], 0), check_lam(state["last_lam"], "last_lam")
+        step, lam = check_count(state["last_step"], "last_step", 0), check_lam(state["last_lam"], "last_lam")
         self.last_step = step
         self._set(lam)
 
@@ -112,7 +111,7 @@ class CosineLam(LamScheduler):
     def __init__(
         self, targets: HasLam | Iterable[HasLam], steps: int, *, start: float = 0.05, end: float = 0.2
     ) -> None:
-        self.steps = _check_count("steps", steps, 1)
+        self.steps = check_count(steps, "steps", 1)
         self.start, self.end = check_lam(start, "start"), check_lam(end, "end")
         super().__init__(targets, self._at)
 
@@ -127,16 +126,10 @@ class CosineLam(LamScheduler):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """As in :class:`LamScheduler`; ``steps``, ``start`` and ``end`` are restored, too."""
         self._check_entries(state)
-        steps = _check_count("steps", state["steps"], 1)
+        steps = check_count(state["steps"], "steps", 1)
         start, end = check_lam(state["start"], "start"), check_lam(state["end"], "end")
         super().load_state_dict(state)
         self.steps, self.start, self.end = steps, start, end
-
-
-def _check_count(name: str, value: object, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
-        raise OptionError(f"{name}={value!r} is not allowed: it must be a whole number from {least} up.")
-    return int(value)
 
 
 def _as_targets(targets: HasLam | Iterable[HasLam]) -> tuple[HasLam, ...]:

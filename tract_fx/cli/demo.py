@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from tract_fx.cli.arguments import SUCCESS, UsageError, add_shared, count, require, subcommand
+from tract_fx.cli.arguments import SUCCESS, add_shared, count, require, subcommand
 
 __all__ = ["declare", "run"]
 
@@ -41,7 +41,6 @@ def run(args: argparse.Namespace) -> int:
 
     from tract_fx.tools.demo.session import run_demo
     from tract_fx.tools.demo.settings import DemoSettings
-    from tract_fx.tools.errors import ToolError
 
     settings = DemoSettings(
         data=args.data,
@@ -57,10 +56,6 @@ def run(args: argparse.Namespace) -> int:
         out=args.out,
         inner=args.inner,
     )
-    try:
-        paths = run_demo(settings, Console())
-    except ToolError as error:
-        raise UsageError(f"demo: {error}") from error
-    for path in paths:
+    for path in run_demo(settings, Console()):
         print(path)
     return SUCCESS

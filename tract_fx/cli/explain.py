@@ -4,7 +4,7 @@ import argparse
 import json
 from typing import Any
 
-from tract_fx.cli.arguments import FOUND, SUCCESS, UsageError, add_shared, path, subcommand
+from tract_fx.cli.arguments import FOUND, SUCCESS, add_shared, path, subcommand
 
 __all__ = ["declare", "run"]
 
@@ -31,22 +31,18 @@ def run(args: argparse.Namespace) -> int:
     """Explain one model."""
     from rich.console import Console
 
-    from tract_fx.errors import TractError
     from tract_fx.tools.files import check_file, replacing
 
-    try:
-        for file in filter(None, (args.html, args.json)):
-            check_file(file)
-        explanation = _explain(args)
-        Console().print(explanation)
-        if args.html is not None:
-            with replacing(args.html) as part:
-                explanation.to_html(part)
-        if args.json is not None:
-            with replacing(args.json) as part:
-                part.write_text(json.dumps(explanation.to_dict(), indent=2) + "\n", encoding="utf-8")
-    except TractError as error:
-        raise UsageError(f"explain: {error}") from error
+    for file in filter(None, (args.html, args.json)):
+        check_file(file)
+    explanation = _explain(args)
+    Console().print(explanation)
+    if args.html is not None:
+        with replacing(args.html) as part:
+            explanation.to_html(part)
+    if args.json is not None:
+        with replacing(args.json) as part:
+            part.write_text(json.dumps(explanation.to_dict(), indent=2) + "\n", encoding="utf-8")
     return SUCCESS if explanation.is_fine else FOUND
 
 

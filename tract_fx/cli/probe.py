@@ -8,7 +8,6 @@ from typing import Any
 from tract_fx.cli.arguments import (
     FOUND,
     SUCCESS,
-    UsageError,
     add_shared,
     count,
     floats,
@@ -44,34 +43,30 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     import tract_fx
-    from tract_fx.errors import TractError
     from tract_fx.tools.files import check_folder, replacing, staged
     from tract_fx.tools.images.loader import image_batches
     from tract_fx.tools.models.loading import load_model
 
-    try:
-        if args.out is not None:
-            check_folder(args.out, [REPORT])
-        loaded = load_model(args.model, allocate=True)
-        batches, notices = image_batches(
-            args.data,
-            loaded,
-            shape=args.input,
-            batch_size=args.batch,
-            batches=args.batches,
-            mean=args.mean,
-            std=args.std,
-            seed=args.seed,
-        )
-        for notice in notices:
-            print(notice, file=sys.stderr)
-        found = tract_fx.probe(loaded.model, batches, args.lam, batches=args.batches)
-        Console().print(found)
-        if args.out is not None:
-            with replacing(args.out / REPORT) as part:
-                part.write_text(json.dumps(found.to_dict(), indent=2) + "\n", encoding="utf-8")
-            with staged(args.out) as folder:
-                found.save_figures(folder)
-    except TractError as error:
-        raise UsageError(f"probe: {error}") from error
+    if args.out is not None:
+        check_folder(args.out, [REPORT])
+    loaded = load_model(args.model, allocate=True)
+    batches, notices = image_batches(
+        args.data,
+        loaded,
+        shape=args.input,
+        batch_size=args.batch,
+        batches=args.batches,
+        mean=args.mean,
+        std=args.std,
+        seed=args.seed,
+    )
+    for notice in notices:
+        print(notice, file=sys.stderr)
+    found = tract_fx.probe(loaded.model, batches, args.lam, batches=args.batches)
+    Console().print(found)
+    if args.out is not None:
+        with replacing(args.out / REPORT) as part:
+            part.write_text(json.dumps(found.to_dict(), indent=2) + "\n", encoding="utf-8")
+        with staged(args.out) as folder:
+            found.save_figures(folder)
     return FOUND if found.warnings else SUCCESS

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-import numbers
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ from tract_fx import compat
 from tract_fx.backend import TractBackend
 from tract_fx.errors import OptionError, ProbeError, TractError
 from tract_fx.inspect.causes import first_cause, in_words, quiet
-from tract_fx.options import DEFAULT_LAM, TractOptions, check_lam
+from tract_fx.options import DEFAULT_LAM, TractOptions, check_count, check_lam
 from tract_fx.probing.backend import LayerObservers, ObservedLayer, isolated_compile
 from tract_fx.probing.batches import Batch, tensors_in
 from tract_fx.probing.diagnosis import dead_channels, diagnose, duplicated_channels
@@ -75,8 +74,7 @@ def probe(
     """
     options = TractOptions(lam=lam, layers=layers, on_unsupported="ignore", inner="aot_eager")
     lams = _grid(options.lam, DEFAULT_GRID if grid is None else grid)
-    if isinstance(batches, bool) or not isinstance(batches, numbers.Integral) or batches < 1:
-        raise OptionError(f"batches={batches!r} is not allowed: it must be a whole number from 1 up.")
+    batches = check_count(batches, "batches", 1)
     if loss is not None and not callable(loss):
         raise OptionError(f"loss={loss!r} is not allowed: it must be a function of the output and the loader's item.")
     if not isinstance(loader, Iterable):
@@ -84,7 +82,7 @@ def probe(
     observers = LayerObservers(lams)
     backend = TractBackend(options, observers.compile_graph, trains=False)
     with preserve_rng_state(loader), torch.inference_mode(False), torch.enable_grad():
-        count, loss_words = _run(copied(model), loader, backend, observers, int(batches), loss)
+        count, loss_words = _run(copied(model), loader, backend, observers, batches, loss)
     if not count:
         raise ProbeError("The loader yields no batch.")
     seen = [layer for layer in observers.layers.values() if layer.observer.calls]
