@@ -38,6 +38,9 @@ class Side(enum.Enum):
     LEFT = "left"
 
 
+_SAME_DIMENSIONS = ("alias", "clone", "expand", "unsqueeze", "view", "_to_copy", "prims.convert_element_type")
+
+
 @dataclasses.dataclass(frozen=True)
 class Call:
     """One use of a weight in the forward pass.
@@ -60,6 +63,34 @@ class Call:
     def sequence_number(self) -> int | None:
         """Number that autograd gave to the operation; the nodes that differentiate it carry the same."""
         return self.output.meta.get("seq_nr")
+
+    @property
+    def summed_dimension(self) -> int:
+        """The dimension of the weight, counted from the end, over which a product sums, before transpositions; else 0.
+
+        Views are followed while the last two dimensions stay the same, up to their order.
+        """
+        if self.kind is Kind.CONVOLUTION:
+            return 0
+        dim, node = -2 if self.side is Side.RIGHT else -1, self.weight
+        while isinstance(source := next(iter(node.args), None), Node) and "val" in source.meta:
+            dims, before = node.meta["val"].dim(), source.meta["val"]
+            if target_of(node) in ("t", "transpose", "permute"):
+                dim = _order(node, list(range(dims)))[dim] - dims
+            elif target_of(node) not in _SAME_DIMENSIONS or before.shape[-2:] != node.meta["val"].shape[-2:]:
+                break
+            node = source
+        return dim
+
+
+def _order(node: Node, order: list[int]) -> list[int]:
+    """Which dimension of its operand each dimension of a transposition is."""
+    if target_of(node) == "permute":
+        return [order[dim] for dim in node.args[1]]
+    first, second = node.args[1:3] if target_of(node) == "transpose" else (-2, -1)
+    if len(order) > 1:
+        order[first], order[second] = order[second], order[first]
+    return order
 
 
 def is_layer_operator(operator: str) -> bool:

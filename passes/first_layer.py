@@ -163,7 +163,9 @@ def is_named(name: str, layer: str, weights: Iterable[str]) -> bool:
     return name in known or name in {item.removeprefix("module.") for item in known}
 
 
-LayerKey: TypeAlias = tuple[str, frozenset[str]]
+# Name, parameters, and which dimension of the weight is summed over: a tied weight that a decoder uses transposed is
+# another layer.
+LayerKey: TypeAlias = tuple[str, frozenset[str], int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,7 +191,7 @@ class _Surroundings:
 
 
 def _key(joint: JointGraph, call: Call, depends: dict[Node, Dependence]) -> LayerKey:
-    return joint.naming.of_layer(call.output), depends[call.weight].parameters
+    return joint.naming.of_layer(call.output), depends[call.weight].parameters, call.summed_dimension
 
 
 def _classify(
@@ -314,7 +316,9 @@ def _no_first_layer(
     op = operator_of(use.node)
     if is_layer_operator(op) and use.from_constant_table:
         why = "the data are indices into a constant table, of which this layer sees the entries"
-    elif is_layer_operator(op) and (joint.naming.of_layer(use.node), frozenset(use.parameters)) in around.recurrent:
+    elif is_layer_operator(op) and (joint.naming.of_layer(use.node), frozenset(use.parameters)) in {
+        key[:2] for key in around.recurrent
+    }:
         why = "that layer is also fed by trainable values (a recurrent cell)"
     elif is_layer_operator(op):
         why = _without_gradient(joint, use)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import random
 
 from .branches import AUTOCAST, branch
@@ -55,9 +56,18 @@ class Case:
 
 
 def make_case(seed: int) -> Case:
-    """The network of a seed."""
-    rng = random.Random(seed)
-    net = Net(rng)
+    """The network of a seed.
+
+    A network in which conditions and signals feed layers is not made: whether what conditions feed is a first layer
+    depends on all that comes later, and the oracle's text is written line by line.
+    """
+    attempts = (_attempt(random.Random(seed if not number else f"{seed}.{number}")) for number in itertools.count())
+    return next(case for case in attempts if not case.net.mixes_conditions_and_signals)
+
+
+def _attempt(rng: random.Random) -> Case:
+    form = rng.choice(("module", "module", "module", "function", "compile"))
+    net = Net(rng, in_function=form == "function")
     batches = _batches(rng)
     dtype = rng.choices(("float32", "float64", "bfloat16"), (8, 1, 0.7))[0]
     autocast = rng.choices((None, "all", "stem"), (8, 1, 1))[0] if dtype == "float32" else None
@@ -78,7 +88,7 @@ def make_case(seed: int) -> Case:
         net,
         _render(net, outside, 0),
         _render(net, outside, 1),
-        form=net.pick(("module", "module", "module", "function", "compile")),
+        form=form,
         dynamic=net.pick((None, None, True, False)) if len(batches) > 1 else net.pick((None, None, None, True)),
         batches=batches,
         lams=_lams(net, steps),

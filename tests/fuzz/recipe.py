@@ -30,6 +30,7 @@ class Value:
         text: the expression that names it.
         example: a tensor of its shape.
         data: whether data is in it.
+        signal: whether data with more than one number for each sample is in it; data without are conditions.
         trainable: whether a parameter, or an activation from before a graph break, is in it.
         activation: whether an activation from before a graph break is in it.
         parameters: names of the parameters it is made of, while it is made of them (and constants) alone.
@@ -42,6 +43,7 @@ class Value:
     text: str
     example: Tensor
     data: bool = False
+    signal: bool = False
     trainable: bool = False
     activation: bool = False
     parameters: frozenset[str] = NO_PARAMETERS
@@ -59,6 +61,11 @@ class Value:
     def raw(self) -> bool:
         """Whether it is made of data, and of nothing trainable."""
         return self.data and not self.trainable
+
+    @property
+    def many(self) -> bool:
+        """Whether it has more than one number for each entry of its first dimension."""
+        return any(size > 1 for size in self.shape[1:])
 
     @property
     def weight(self) -> bool:
@@ -104,10 +111,11 @@ class Net:
 
     Args:
         rng: makes every choice.
+        in_function: whether a function that calls the model is compiled, and not the model.
     """
 
-    def __init__(self, rng: random.Random) -> None:
-        self.rng = rng
+    def __init__(self, rng: random.Random, in_function: bool = False) -> None:
+        self.rng, self.in_function = rng, in_function
         self.attributes: list[str] = []
         self.lines: list[tuple[str, str]] = []
         self.methods: list[list[tuple[str, str]]] = []
@@ -118,6 +126,7 @@ class Net:
         self.outputs: list[Value] = []
         self.unsupported: list[str] = []
         self.penalised: list[str] = []
+        self.fed: list[Value] = []
         self.reduced = False
         self.autocast = False
         self._crossed: set[Value] = set()
@@ -150,7 +159,9 @@ class Net:
         example = torch.zeros(shape, dtype=torch.long) if made.kind == "index" else torch.zeros(shape)
         if made.kind == "pixels":
             example = example.to(torch.uint8)
-        return self._keep(Value(made.name, example, data=True, differentiable=made.requires_grad))
+        value = Value(made.name, example, data=True, differentiable=made.requires_grad)
+        value.signal = value.many
+        return self._keep(value)
 
     def attribute(self, prefix: str, text: str) -> str:
         """A new attribute of the module; returns its name."""
@@ -169,7 +180,14 @@ class Net:
         tensor = self.run(f"self.{name}")
         trainable = tensor.requires_grad
         names = frozenset((name,)) if trainable else NO_PARAMETERS
-        return Value(f"self.{name}", tensor.detach(), False, trainable, False, names, trainable, local=False)
+        return Value(
+            f"self.{name}",
+            tensor.detach(),
+            trainable=trainable,
+            parameters=names,
+            differentiable=trainable,
+            local=False,
+        )
 
     def buffer(self, *shape: int) -> Value:
         """A new buffer."""
@@ -232,13 +250,15 @@ class Net:
         self.new_segment()
 
     def new_segment(self) -> None:
-        """Locals become inputs of the next graph: activations when they require grad, data when they do not."""
+        """Locals become inputs of the next graph: activations when a parameter is in them, else data.
+
+        A detached activation is recognised by the model whose graph made it, and a function is no model.
+        """
         self.segments.append(Segment())
         for value in self.values:
-            value.activation = value.trainable = value.differentiable
-            value.data = not value.differentiable
-            if any(item.name == value.text for item in self.inputs):
-                value.activation, value.trainable, value.data = False, False, True
+            value.trainable &= value.differentiable or not self.in_function
+            value.activation, value.data = value.trainable, not value.trainable
+            value.signal = value.data and value.many
             value.parameters = NO_PARAMETERS
 
     @contextlib.contextmanager
@@ -260,6 +280,12 @@ class Net:
         self.line(f"{result.text} = self.{name}({names})")
 
     # -- what follows from it ----------------------------------------------------------------------------------------
+
+    @property
+    def mixes_conditions_and_signals(self) -> bool:
+        """Whether a layer is fed by nothing but conditions, and another one by something else."""
+        conditions = [value for value in self.fed if value.raw and not value.signal]
+        return 0 < len(conditions) < len(self.fed)
 
     def calls_with_gradient(self) -> list[Call]:
         """Calls of first layers whose output leads, differentiably, to an output of its graph."""
@@ -298,6 +324,7 @@ class Net:
             name,
             example.detach(),
             data=any(operand.data for operand in operands),
+            signal=any(operand.signal for operand in operands),
             trainable=any(operand.trainable for operand in operands),
             activation=any(operand.activation for operand in operands),
             parameters=NO_PARAMETERS if mixed else names,

@@ -34,6 +34,7 @@ class Layer:
 
     def __call__(self, x: Value, checkpoint: bool = False) -> Value:
         """The layer's output; whether it is a first layer follows from ``x`` and from nothing else."""
+        self.net.fed.append(dataclasses.replace(x))  # as it is here; a graph break changes it
         first = bool(self.rows) and x.raw and self.weight.weight
         body = (self.functional or self.template).format("x", "w", "b")
         oracle = f"first({self.rows}, lambda x, w, b: {body}, {{0}}, {{1}}, {{2}})" if first else self.template

@@ -44,6 +44,38 @@ class Siamese(nn.Module):
         return self.head(torch.tanh(self.stem(x))) * self.head(torch.tanh(self.stem(y)))
 
 
+class TiedAutoencoder(nn.Module):
+    """The decoder uses the encoder's weight transposed; two calls in the same orientation are a recurrent cell."""
+
+    def __init__(self, features: int, code: int, form: str) -> None:
+        super().__init__()
+        self.weight, self.form = nn.Parameter(torch.randn(code, features)), form
+
+    def forward(self, x: Tensor) -> Tensor:
+        batched = self.weight.expand(len(x), -1, -1)
+        if self.form == "expanded":
+            return torch.tanh(torch.bmm(batched, x[:, :, None])[:, :, 0]) @ self.weight
+        if self.form == "recurrent":
+            return torch.nn.functional.linear(torch.tanh(torch.nn.functional.linear(x, self.weight)), self.weight)
+        if self.form == "recurrent, in other words":
+            return torch.tanh(torch.bmm(batched, x[:, :, None])[:, :, 0]) @ self.weight.t()
+        return torch.nn.functional.linear(torch.tanh(torch.nn.functional.linear(x, self.weight)), self.weight.t())
+
+
+@pytest.mark.parametrize(
+    ("code", "form", "first"),
+    [
+        (5, "functional", True),
+        (3, "functional", True),
+        (5, "expanded", True),
+        (5, "recurrent", False),
+        (5, "recurrent, in other words", False),
+    ],
+)
+def test_transposed_use_of_a_tied_weight_is_another_layer(code: int, form: str, first: bool) -> None:
+    assert matched(TiedAutoencoder(5, code, form), torch.randn(9, 5)) == ([""] if first else [])
+
+
 def test_siamese_stem_stays_first() -> None:
     assert matched(Siamese(), torch.randn(9, 5), torch.randn(9, 5)) == ["stem"]
 
