@@ -118,11 +118,16 @@ class Part:
     def output_gradient(self, output_gradient: Tensor, spatial: Sequence[int]) -> Tensor:
         """``(batch, groups * m, *output)`` of the layer as ``(batch, groups * m * phases, *outputs)`` of this convolution."""
         view, dims = output_gradient, len(self.axes)
-        for dim, (axis, size) in enumerate(zip(self.axes, self.outputs(spatial), strict=True), start=2):
-            width = axis.step * (axis.count - 1) + 1
-            view = view.narrow(dim, axis.output, axis.stride * (size - 1) + width)
-            view = view.unfold(dim, width, axis.stride)[..., :: axis.step]
-        return view.permute(0, 1, *range(2 + dims, 2 + 2 * dims), *range(2, 2 + dims)).flatten(1, 1 + dims)
+        for axis, size in zip(reversed(self.axes), reversed(self.outputs(spatial)), strict=True):
+            # The last of the spatial dimensions goes to the front as two: outputs of a phase, and phases.
+            length, width = axis.stride * size, axis.step * (axis.count - 1) + 1
+            missing = axis.output + length - view.shape[-1]
+            whole = torch.nn.functional.pad(view, (0, missing)) if missing > 0 else view
+            periods = whole.narrow(-1, axis.output, length).unflatten(-1, (size, axis.stride))
+            view = periods[..., : width : axis.step].movedim((-2, -1), (0, 1))
+        # (outputs, phases, outputs, phases, ..., batch, groups * m)
+        order = *range(1, 2 * dims, 2), *range(0, 2 * dims, 2)
+        return view.permute(2 * dims, 2 * dims + 1, *order).flatten(1, 1 + dims)
 
     def in_weight(self, gradient: Tensor, kernel_size: Sequence[int]) -> Tensor:
         """A gradient of this convolution, with zeros at the offsets of all others.
