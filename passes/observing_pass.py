@@ -85,7 +85,7 @@ class ObservingPass:
 
 
 def _observed(match: Match, input: Tensor, gradient: Tensor, output_gradient: Tensor) -> Operands:
-    """One system with all features, also of a transposed convolution, see :func:`~tract_fx.ops.transposed.as_convolution`."""
+    """One system with all features, also for :func:`a transposed convolution <tract_fx.ops.transposed.as_convolution>`."""
     geometry = match.call.geometry
     if match.call.kind is Kind.PRODUCT:
         return product_operands(match, input, gradient, output_gradient)
@@ -93,6 +93,4 @@ def _observed(match: Match, input: Tensor, gradient: Tensor, output_gradient: Te
         return convolution_operands(input, gradient, output_gradient, gradient.shape, geometry)
     weight, reverse = swap_channels(gradient, geometry.groups), tuple(range(2, gradient.dim()))
     operands = convolution_operands(input, weight, output_gradient.flip(reverse), weight.shape, geometry)
-    return dataclasses.replace(
-        operands, restore=lambda new: swap_channels(new.reshape(weight.shape), geometry.groups)
-    )
+    return dataclasses.replace(operands, restore=lambda new: swap_channels(new.reshape(weight.shape), geometry.groups))

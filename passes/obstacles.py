@@ -34,7 +34,7 @@ BY_HAND = "a hand-written backward pass (torch.autograd.Function) computes the g
 WRAPPED = "it is wrapped in tract_fx.TrAct already, which computes this gradient with a lam of its own"
 # Operators that multiply rows with a weight, but not as a real matrix product of two tensors of the graph.
 _OTHER_PRODUCTS = {
-    "_trilinear": "the rows of a bilinear layer are products of the features of two inputs, which this pass does not form",
+    "_trilinear": "the rows of a bilinear layer, products of its inputs, are never formed",
     "_scaled_mm": "a product of float8 numbers keeps its scales separate from its factors",
     "_int_mm": "a product of integers keeps its scales separate from its factors",
     "_weight_int8pack_mm": "a product with a quantised weight has no gradient of that weight",

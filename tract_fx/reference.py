@@ -97,14 +97,7 @@ def conv_gradient(
 
 
 def transposed_conv_rows(
-    input: Tensor,
-    kernel_size: tuple[int, ...],
-    groups: int,
-    *,
-    stride: tuple[int, ...],
-    padding: tuple[int, ...],
-    output_padding: tuple[int, ...],
-    dilation: tuple[int, ...],
+    input: Tensor, kernel_size: tuple[int, ...], groups: int, **geometry: tuple[int, ...]
 ) -> Tensor:
     """Rows ``(groups, r, n)`` of a transposed convolution, in float64: patches of its input with zeros between the pixels.
 
@@ -115,16 +108,18 @@ def transposed_conv_rows(
         input: ``(batch, channels, *spatial)``.
         kernel_size: one entry for each spatial dimension, as all others.
         groups: number of groups of channels.
-        stride, padding, output_padding, dilation: as in ``torch.nn.functional.conv_transpose2d``.
+        **geometry: ``stride``, ``padding``, ``output_padding`` and ``dilation`` as in
+            ``torch.nn.functional.conv_transpose2d``.
     """
+    stride, padding, output_padding, dilation = (
+        geometry[name] for name in ("stride", "padding", "output_padding", "dilation")
+    )
     spatial, dims = input.shape[2:], len(kernel_size)
     sizes = [(size - 1) * step + 1 for size, step in zip(spatial, stride, strict=True)]
     margins = [reach * (size - 1) for size, reach in zip(kernel_size, dilation, strict=True)]
     extents = [size + 2 * margin + more for size, margin, more in zip(sizes, margins, output_padding, strict=True)]
     wide = torch.zeros(*input.shape[:2], *extents, dtype=torch.float64)
-    places = [
-        slice(margin, margin + size, step) for margin, size, step in zip(margins, sizes, stride, strict=True)
-    ]
+    places = [slice(margin, margin + size, step) for margin, size, step in zip(margins, sizes, stride, strict=True)]
     wide[(..., *places)] = input.double()
     kept = [slice(width, extent - width) for width, extent in zip(padding, extents, strict=True)]
     rows = conv_rows(wide[(..., *kept)], kernel_size, groups, stride=1, padding=0, dilation=dilation)

@@ -66,7 +66,6 @@ def test_layouts(layout: str) -> None:
     assert error(found, tract_gradients(model, [x], ["0"], LAM)["0"]) <= 1e-5
 
 
-
 def test_few_rows_are_solved_by_their_number() -> None:
     layer, shape = LAYERS["few codes"]
     (match,) = find(joint_graph(nn.Sequential(copy.deepcopy(layer), nn.Tanh()), torch.randn(shape))).matches

@@ -134,10 +134,10 @@ class EagerFirstLayer(FirstLayer):
 def _gradients(ctx: Any, output_gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of input, weight and bias."""
     input, weight, lam = ctx.saved_tensors
-    *arguments, output_padding = ctx.geometry
-    geometry = PatchGeometry(tuple(weight.shape[2:]), *arguments)
+    stride, padding, dilation, groups, output_padding = ctx.geometry
+    geometry = PatchGeometry(tuple(weight.shape[2:]), stride, padding, dilation, groups)
     if output_padding is not None:
-        geometry = TransposedGeometry(tuple(weight.shape[2:]), *arguments, output_padding)
+        geometry = TransposedGeometry(**vars(geometry), output_padding=output_padding)
     with torch.autocast(input.device.type, enabled=False):
         few_rows = _rows(output_gradient) < geometry.features(input.shape[1])
         dual = ctx.needs_input_grad[1] and ctx.sharing is None and few_rows
@@ -207,7 +207,7 @@ def _plain_gradients(
     if not of_input and not of_bias:
         return None, None
     transposed = isinstance(geometry, TransposedGeometry)
-    more = geometry.output_padding if transposed else [0] * len(geometry.stride)
+    more = geometry.output_padding if isinstance(geometry, TransposedGeometry) else [0] * len(geometry.stride)
     spatial = geometry.stride, geometry.padding, geometry.dilation
     others = transposed, more, geometry.groups, [of_input, False, of_bias]
     biases = [output_gradient.shape[1]]

@@ -121,8 +121,8 @@ class Interception(TorchFunctionMode):
         dilation: Any = 1,
     ) -> Tensor:
         batch = input if input.dim() == dims + 2 else input[None]
-        lists = (_each(item, dims) for item in (stride, padding, dilation))
-        output = self._apply(batch, weight, bias, *lists, groups, _each(output_padding, dims))
+        stride, padding, dilation = _each(stride, dims), _each(padding, dims), _each(dilation, dims)
+        output = self._apply(batch, weight, bias, stride, padding, dilation, groups, _each(output_padding, dims))
         return output if batch.dim() == input.dim() else output[0]
 
     def _apply(

@@ -75,14 +75,12 @@ class _Phases:
     dilation: int
     period: int
 
-    def joined_with(self, next: _Phases) -> _Phases | None:
-        """These phases and the next ones, or None where those see something else."""
-        more = dataclasses.replace(next, offset=self.offset, count=self.count, output=self.output)
-        return (
-            dataclasses.replace(self, count=self.count + next.count)
-            if more == self and next.offset == self.offset + self.count
-            else None
-        )
+    def joined_with(self, later: _Phases) -> _Phases | None:
+        """These phases and later ones, or None where those see something else or are not the next."""
+        same = dataclasses.replace(later, offset=self.offset, count=self.count, output=self.output) == self
+        if not same or later.offset != self.offset + self.count:
+            return None
+        return dataclasses.replace(self, count=self.count + later.count)
 
     def outputs(self, size: int) -> int:
         """Number of outputs of one phase."""
@@ -116,7 +114,7 @@ class Part:
         return _padded(input, [axis.window for axis in self.axes])
 
     def output_gradient(self, output_gradient: Tensor, spatial: Sequence[int]) -> Tensor:
-        """``(batch, groups * m, *output)`` of the layer as ``(batch, groups * m * phases, *outputs)`` of this convolution."""
+        """``(batch, groups * m, *output)`` of the layer as ``(batch, groups * m * phases, *outputs)`` of this one."""
         view, dims = output_gradient, len(self.axes)
         for axis, size in zip(reversed(self.axes), reversed(self.outputs(spatial)), strict=True):
             # The last of the spatial dimensions goes to the front as two: outputs of a phase, and phases.
