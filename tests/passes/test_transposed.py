@@ -11,9 +11,11 @@ from support.marks import INNERS
 from support.oracle import error, tract_gradients
 from support.training import gradients
 from support.transposed_shapes import LAYERS
+from support.works import works
 from tract_fx import tract_backend
 from tract_fx.passes.first_layer import Form, System, find
 
+pytestmark = works("transposed")
 LAM = 0.1
 
 

@@ -135,9 +135,10 @@ def _gradients(ctx: Any, output_gradient: Tensor) -> tuple[Tensor | None, Tensor
     """Gradients of input, weight and bias."""
     input, weight, lam = ctx.saved_tensors
     stride, padding, dilation, groups, output_padding = ctx.geometry
-    geometry = PatchGeometry(tuple(weight.shape[2:]), stride, padding, dilation, groups)
+    kernel_size = tuple(weight.shape[2:])
+    geometry = PatchGeometry(kernel_size, stride, padding, dilation, groups)
     if output_padding is not None:
-        geometry = TransposedGeometry(**vars(geometry), output_padding=output_padding)
+        geometry = TransposedGeometry(kernel_size, stride, padding, dilation, groups, output_padding)
     with torch.autocast(input.device.type, enabled=False):
         few_rows = _rows(output_gradient) < geometry.features(input.shape[1])
         dual = ctx.needs_input_grad[1] and ctx.sharing is None and few_rows

@@ -103,7 +103,7 @@ class Part:
     @property
     def phases(self) -> int:
         """Number of phases: the outputs of the layer are so many times outputs of this convolution."""
-        return math.prod(axis.count for axis in self.axes)
+        return math.prod([axis.count for axis in self.axes])
 
     def outputs(self, spatial: Sequence[int]) -> tuple[int, ...]:
         """Sizes of the output for an input of the layer with these spatial sizes."""
