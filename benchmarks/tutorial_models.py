@@ -32,8 +32,7 @@ def skipped() -> tuple[nn.Module, tuple[Tensor]]:
 
 def unsupported() -> tuple[nn.Module, tuple[Tensor]]:
     """A model and its inputs."""
-    generator = nn.Sequential(nn.ConvTranspose2d(8, 16, 4), nn.ReLU(), nn.Conv2d(16, 3, 3))
-    return generator, (torch.randn(32, 8, 4, 4),)
+    return nn.Bilinear(64, 16, 10), (torch.randn(32, 64), torch.randn(32, 16))
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ import torch
 from torch.fx import Node
 
 from tract_fx.ops.patches import LINEAR, PatchGeometry
+from tract_fx.ops.transposed import TransposedGeometry
 from tract_fx.passes.joint_graph import JointGraph, operator_of, target_of
 
 __all__ = ["Call", "Kind", "Side", "calls", "is_layer_operator"]
@@ -57,7 +58,6 @@ class Call:
     nodes: tuple[Node, ...]
     side: Side = Side.RIGHT
     geometry: PatchGeometry = LINEAR
-    transposed: bool = False
 
     @property
     def sequence_number(self) -> int | None:
@@ -121,15 +121,11 @@ def calls(joint: JointGraph, is_weight: Callable[[Node], bool]) -> Iterator[Call
 
 
 def _convolution(node: Node) -> Call:
-    input, weight, _, stride, padding, dilation, transposed, _, groups = node.args[:9]
-    geometry = PatchGeometry(
-        kernel_size=tuple(weight.meta["val"].shape[2:]),
-        stride=tuple(stride),
-        padding=tuple(padding),
-        dilation=tuple(dilation),
-        groups=groups,
-    )
-    return Call(Kind.CONVOLUTION, CONVOLUTION, input, weight, node, (node,), geometry=geometry, transposed=transposed)
+    input, weight, _, stride, padding, dilation, transposed, output_padding, groups = node.args[:9]
+    geometry = PatchGeometry.from_arguments(weight.meta["val"].shape[2:], stride, padding, dilation, groups)
+    if transposed:
+        geometry = TransposedGeometry(**vars(geometry), output_padding=tuple(output_padding))
+    return Call(Kind.CONVOLUTION, CONVOLUTION, input, weight, node, (node,), geometry=geometry)
 
 
 def _product(

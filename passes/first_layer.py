@@ -22,6 +22,7 @@ from torch.fx import Node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from tract_fx.distributed.covariance import LARGEST_DYNAMIC_PRIMAL
+from tract_fx.ops.transposed import TransposedGeometry, parts_of
 from tract_fx.passes.batch import BatchDimension, batch_of
 from tract_fx.passes.calls import Call, Kind, Side, calls, is_layer_operator
 from tract_fx.passes.dependence import Dependence, FirstParameterUse, dependences, first_parameter_use
@@ -38,7 +39,7 @@ from tract_fx.passes.obstacles import (
 from tract_fx.passes.weight_gradient import AmbiguousGradientError, WeightGradient, weight_gradient
 from tract_fx.records import RejectionKind
 
-__all__ = ["Findings", "Form", "Match", "Rejection", "find", "is_named"]
+__all__ = ["Findings", "Form", "Match", "Rejection", "System", "find", "is_named"]
 
 Size: TypeAlias = int | torch.SymInt
 
@@ -50,6 +51,15 @@ class Form(enum.Enum):
 
     PRIMAL = "primal"
     DUAL = "dual"
+
+
+@dataclasses.dataclass(frozen=True)
+class System:
+    """Rows and features of one system; ``phases`` is how many times the outputs of the layer are outputs of this system."""
+
+    rows: Size
+    features: int
+    phases: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +88,11 @@ class Match:
     groups: int
     form: Form
     batch: tuple[BatchDimension, ...] = ()
+
+    @property
+    def systems(self) -> tuple[System, ...]:
+        """Sizes of the systems that are solved for each group: one, but for transposed convolutions."""
+        return _systems(self.call, self.rows, self.features)
 
     @property
     def shared_batch(self) -> bool:
@@ -246,10 +261,11 @@ def _match(
         reason = "the gradient of its weight is not computed"
         return Rejection(RejectionKind.NO_GRADIENT, layer, weights, call.operator, reason)
     rows, features, groups = _sizes(call, batch)
-    form = Form.PRIMAL if any(item.shared for item in batch) else _choose_form(rows, features)
+    largest = max((system.features for system in _systems(call, rows, features)), default=0)
+    form = Form.PRIMAL if any(item.shared for item in batch) else _choose_form(rows, features, largest)
     if shared_covariance and form is Form.DUAL:
-        if features > LARGEST_DYNAMIC_PRIMAL:
-            size = f"{features} x {features}, {8 * features**2 / 2**20:,.0f} MiB"
+        if largest > LARGEST_DYNAMIC_PRIMAL:
+            size = f"{largest} x {largest}, {8 * largest**2 / 2**20:,.0f} MiB"
             return refuse(f"its covariance, {size} to be summed over processes, is too large", Remedy.OWN_COVARIANCE)
         form = Form.PRIMAL
     return Match(call, gradient, layer, weights, rows, features, groups, form, batch)
@@ -287,8 +303,8 @@ def _with_hand_written_backwards(
 def _sizes(call: Call, batch: tuple[BatchDimension, ...]) -> tuple[Size, int, int]:
     """Rows, features and groups of a call."""
     if call.kind is Kind.CONVOLUTION:
-        output, weight = call.output.meta["val"].shape, call.weight.meta["val"].shape
-        return math.prod(output[2:], start=output[0]), math.prod(weight[1:]), call.geometry.groups
+        output, channels = call.output.meta["val"].shape, call.input.meta["val"].shape[1]
+        return math.prod(output[2:], start=output[0]), call.geometry.features(channels), call.geometry.groups
     shape = call.input.meta["val"].shape
     if len(shape) == 1:
         return 1, shape[0], 1
@@ -297,7 +313,18 @@ def _sizes(call: Call, batch: tuple[BatchDimension, ...]) -> tuple[Size, int, in
     return shared * rows, features, math.prod(item.size for item in batch if not item.shared)
 
 
-def _choose_form(rows: Size, features: int) -> Form:
+def _systems(call: Call, rows: Size, features: int) -> tuple[System, ...]:
+    geometry = call.geometry
+    if not isinstance(geometry, TransposedGeometry):
+        return (System(rows, features),)
+    batch, channels, *spatial = call.input.meta["val"].shape
+    return tuple(
+        System(math.prod(part.outputs(spatial), start=batch), part.geometry.features(channels), part.phases)
+        for part in parts_of(geometry, spatial)
+    )
+
+
+def _choose_form(rows: Size, features: int, largest: int) -> Form:
     """Dual when the rows are known to be fewer than the features.
 
     With dynamic rows the primal form is taken, since its cost does not depend on them - unless its system would not fit
@@ -305,7 +332,7 @@ def _choose_form(rows: Size, features: int) -> Form:
     """
     if statically_known_true(rows < features):
         return Form.DUAL
-    if isinstance(rows, torch.SymInt) and features > LARGEST_DYNAMIC_PRIMAL and bool(rows < features):
+    if isinstance(rows, torch.SymInt) and largest > LARGEST_DYNAMIC_PRIMAL and bool(rows < features):
         return Form.DUAL
     return Form.PRIMAL
 

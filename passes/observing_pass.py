@@ -16,17 +16,20 @@ layout of the closed form, so that measurements refer to the system that would b
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 from torch import Tensor
 from torch.fx import Graph
 
-from tract_fx.ops.operands import laid_out_as
+from tract_fx.ops.operands import Operands, convolution_operands, laid_out_as
 from tract_fx.ops.patches import PatchGeometry
+from tract_fx.ops.transposed import TransposedGeometry, swap_channels
+from tract_fx.passes.calls import Kind
 from tract_fx.passes.first_layer import Findings, Match, find
 from tract_fx.passes.joint_graph import DEFAULT_NAMING, GraphInput, JointGraph
 from tract_fx.passes.naming import Naming
-from tract_fx.passes.rewrite import operands_of, replace_gradient
+from tract_fx.passes.rewrite import product_operands, replace_gradient
 
 __all__ = ["Observe", "ObservingPass"]
 
@@ -72,10 +75,22 @@ class ObservingPass:
 
     def _formula(self, match: Match) -> Callable[..., Tensor]:
         def formula(gradient: Tensor, input: Tensor, output_gradient: Tensor, weight: Tensor) -> Tensor:
-            operands = operands_of(match, input, gradient, output_gradient)
-            filters = operands_of(match, input, weight, output_gradient).gradient
+            operands = _observed(match, input, gradient, output_gradient)
+            filters = _observed(match, input, weight, output_gradient).gradient
             observe = self.observer(match, operands.geometry, operands.outputs)
             seen = observe(operands.input, operands.gradient, operands.output_gradient, filters)
             return laid_out_as(operands.restore(seen), gradient)
 
         return formula
+
+
+def _observed(match: Match, input: Tensor, gradient: Tensor, output_gradient: Tensor) -> Operands:
+    """One system with all features, also for :func:`a transposed convolution <tract_fx.ops.transposed.as_convolution>`."""
+    geometry = match.call.geometry
+    if match.call.kind is Kind.PRODUCT:
+        return product_operands(match, input, gradient, output_gradient)
+    if not isinstance(geometry, TransposedGeometry):
+        return convolution_operands(input, gradient, output_gradient, gradient.shape, geometry)
+    weight, reverse = swap_channels(gradient, geometry.groups), tuple(range(2, gradient.dim()))
+    operands = convolution_operands(input, weight, output_gradient.flip(reverse), weight.shape, geometry)
+    return dataclasses.replace(operands, restore=lambda new: swap_channels(new.reshape(weight.shape), geometry.groups))

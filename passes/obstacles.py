@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch.fx import Node
 
+from tract_fx.ops.transposed import TransposedGeometry
 from tract_fx.passes.batch import BatchDimension
 from tract_fx.passes.calls import Call, Kind, Side
 from tract_fx.passes.dependence import Dependence, operands
@@ -33,7 +34,7 @@ BY_HAND = "a hand-written backward pass (torch.autograd.Function) computes the g
 WRAPPED = "it is wrapped in tract_fx.TrAct already, which computes this gradient with a lam of its own"
 # Operators that multiply rows with a weight, but not as a real matrix product of two tensors of the graph.
 _OTHER_PRODUCTS = {
-    "_trilinear": "a bilinear layer multiplies pairs of features, and its rows have no covariance in the closed form",
+    "_trilinear": "the rows of a bilinear layer, products of its inputs, are never formed",
     "_scaled_mm": "a product of float8 numbers keeps its scales separate from its factors",
     "_int_mm": "a product of integers keeps its scales separate from its factors",
     "_weight_int8pack_mm": "a product with a quantised weight has no gradient of that weight",
@@ -85,8 +86,6 @@ def obstacle(joint: JointGraph, call: Call, weights: Iterable[str]) -> Obstacle 
             "the compiled function itself takes the gradient of its weight, where this pass cannot see it",
             Remedy.BACKWARD_OUTSIDE,
         )
-    if call.transposed:
-        return Obstacle("a transposed convolution has no rows that its weight multiplies")
     if any(_is_complex(node) for name in weights for node in joint.parameters.get(name, ())):
         return Obstacle("its weight is complex; the covariance is defined for real numbers")
     if any(len(joint.parameters.get(name, ())) > 1 for name in weights):
@@ -94,7 +93,10 @@ def obstacle(joint: JointGraph, call: Call, weights: Iterable[str]) -> Obstacle 
     if (found := _of_parts(joint, call, weights)) is not None:
         return Obstacle(found)
     geometry = call.geometry
-    if not all(isinstance(size, int) for size in (*geometry.kernel_size, *geometry.stride, *geometry.dilation)):
+    sizes = *geometry.kernel_size, *geometry.stride, *geometry.dilation
+    if isinstance(geometry, TransposedGeometry):
+        sizes = *sizes, *geometry.padding, *geometry.output_padding
+    if not all(isinstance(size, int) for size in sizes):
         return Obstacle("its kernel size or stride is dynamic", Remedy.STATIC_KERNEL)
     value = call.input.meta["val"]
     if not value.is_floating_point():
@@ -202,6 +204,8 @@ def _of_parts(joint: JointGraph, call: Call, weights: Iterable[str]) -> str | No
 
 def _has_outputs_first(call: Call, parameters: Iterable[Node]) -> bool:
     """Whether dimension 0 of the parameter counts the outputs of the layer: ``x @ w.T``, a convolution, or ``w @ x``."""
+    if isinstance(call.geometry, TransposedGeometry):
+        return False
     node, transposed = call.weight, False
     while target_of(node) in SAME_VALUES:
         transposed ^= target_of(node) in _TRANSPOSITIONS and node.meta["val"].dim() == 2

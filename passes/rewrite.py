@@ -26,6 +26,7 @@ that everything in between hides the communication: what used ``tangents_1`` now
 from __future__ import annotations
 
 import dataclasses
+import math
 import operator
 from collections.abc import Callable
 from functools import partial
@@ -40,14 +41,15 @@ from tract_fx.compat import detect_fake_mode, preserving_no_metadata
 from tract_fx.distributed.agreement import Group
 from tract_fx.distributed.covariance import Sharing, order_after, shared_gradient, start_covariance
 from tract_fx.ops.gradient import exact_gradient
-from tract_fx.ops.operands import Operands, convolution_operands, laid_out_as
+from tract_fx.ops.operands import LayerOperands, Operands, laid_out_as, layer_operands
 from tract_fx.ops.patches import LINEAR, PatchGeometry
+from tract_fx.ops.transposed import systems_of
 from tract_fx.passes.batch import Folding
 from tract_fx.passes.calls import Kind, Side
 from tract_fx.passes.first_layer import REWRITTEN, Form, Match
 from tract_fx.passes.joint_graph import is_backward
 
-__all__ = ["apply", "apply_shared", "operands_of", "replace_gradient"]
+__all__ = ["apply", "apply_shared", "operands_of", "product_operands", "replace_gradient"]
 
 aten = torch.ops.aten
 
@@ -124,18 +126,19 @@ def apply_shared(
         The node that replaces ``tangent`` in the rest of the graph.
     """
     gradient, input = match.gradient.node, match.call.input
-    sharing = Sharing.of(groups, match.weights, match.features, match.groups, input.meta["val"].dtype)
+    features = [system.features for system in match.systems]
+    sharing = Sharing.of(groups, match.weights, features, match.groups, input.meta["val"].dtype)
     users = list(gradient.users)
 
     def start(input: Tensor, tangent: Tensor, lam: Tensor) -> tuple[Tensor, Tensor]:
-        rows, geometry, count = _rows(match, input)
-        return start_covariance(rows, count, lam.to(input.device), tangent, geometry, sharing)
+        systems, rows = _systems(match, input)
+        return start_covariance(systems, rows, lam.to(input.device), tangent, sharing)
 
     def finish(
         input: Tensor, gradient: Tensor, output_gradient: Tensor, started: Tensor, exponent: Tensor, lam: Tensor
     ) -> Tensor:
         operands = operands_of(match, input, gradient, output_gradient)
-        new = shared_gradient(started, exponent, operands.exact_gradient(), lam.to(input.device), sharing)
+        new = shared_gradient(started, exponent, operands.exact_gradients(), lam.to(input.device), sharing)
         return _in_place_of(gradient, operands.restore(new))
 
     output_gradient = match.gradient.output_gradient
@@ -205,9 +208,7 @@ def _formula(match: Match) -> Callable[..., Tensor]:
 
     def formula(gradient: Tensor, input: Tensor, output_gradient: Tensor, lam: Tensor) -> Tensor:
         operands = operands_of(match, input, gradient, output_gradient)
-        solve = operands.dual if match.form is Form.DUAL else operands.primal
-        new = solve(lam.to(input.device))
-        return _in_place_of(gradient, operands.restore(new))
+        return _in_place_of(gradient, operands.gradient(lam.to(input.device), dual=match.form is Form.DUAL))
 
     return formula
 
@@ -216,23 +217,20 @@ def _in_place_of(old: Tensor, new: Tensor) -> Tensor:
     return laid_out_as(new, old).to(torch.promote_types(old.dtype, torch.float32))
 
 
-def operands_of(match: Match, input: Tensor, gradient: Tensor, output_gradient: Tensor) -> Operands:
+def operands_of(match: Match, input: Tensor, gradient: Tensor, output_gradient: Tensor) -> LayerOperands:
     """The values of a match's nodes as the closed form takes them."""
-    layout = _convolution_layout if match.call.kind is Kind.CONVOLUTION else _product_layout
-    return layout(match, input, gradient, output_gradient)
+    if match.call.kind is Kind.PRODUCT:
+        return LayerOperands.of(product_operands(match, input, gradient, output_gradient))
+    return layer_operands(input, output_gradient, gradient.shape, match.call.geometry)
 
 
-def _rows(match: Match, input: Tensor) -> tuple[Tensor, PatchGeometry, Any]:
-    """The input in the layout of ``tract_fx.ops``, how rows are taken from it, and how many there are."""
+def _systems(match: Match, input: Tensor) -> tuple[list[tuple[Tensor, PatchGeometry]], Any]:
+    """Inputs in the layout of ``tract_fx.ops``, with how rows are taken from each, and how many rows there are in all."""
     geometry = match.call.geometry
     if match.call.kind is Kind.PRODUCT:
         rows, _ = _product_rows(match, input)
-        return rows.transpose(0, 1).flatten(1), dataclasses.replace(LINEAR, groups=rows.shape[0]), rows.shape[1]
-    count = input.shape[0]
-    for axis, size in enumerate(geometry.kernel_size):
-        length = input.shape[2 + axis] + 2 * geometry.padding[axis]
-        count = count * ((length - geometry.dilation[axis] * (size - 1) - 1) // geometry.stride[axis] + 1)
-    return input, geometry, count
+        return [(rows.transpose(0, 1).flatten(1), dataclasses.replace(LINEAR, groups=rows.shape[0]))], rows.shape[1]
+    return systems_of(input, geometry), input.shape[0] * math.prod(geometry.outputs(input.shape[2:]))
 
 
 def _product_rows(match: Match, input: Tensor) -> tuple[Tensor, Folding | None]:
@@ -244,11 +242,7 @@ def _product_rows(match: Match, input: Tensor) -> tuple[Tensor, Folding | None]:
     return folding.fold(rows), folding
 
 
-def _convolution_layout(match: Match, input: Tensor, gradient: Tensor, output_gradient: Tensor) -> Operands:
-    return convolution_operands(input, gradient, output_gradient, gradient.shape, match.call.geometry)
-
-
-def _product_layout(match: Match, input: Tensor, gradient: Tensor, output_gradient: Tensor) -> Operands:
+def product_operands(match: Match, input: Tensor, gradient: Tensor, output_gradient: Tensor) -> Operands:
     """Rows as ``(r, n)``, or grouped channels ``(r, groups * n)`` for a batched product."""
     left = match.call.side is Side.LEFT
     rows, folding = _product_rows(match, input)

@@ -60,6 +60,8 @@ class LayerMatch:
         features: ``n``, the number of columns of ``X`` for one group.
         groups: number of independent systems that are solved, such as the groups of a convolution.
         form: ``"primal"`` (systems of size ``n x n``) or ``"dual"`` (``r x r``), see :mod:`tract_fx.ops.solve`.
+        blocks: sizes of the systems of one group where the covariance of a transposed convolution consists of blocks; empty
+            where there is one system of the size above.
     """
 
     weight: str
@@ -69,12 +71,31 @@ class LayerMatch:
     features: int
     groups: int
     form: str
+    blocks: tuple[int | str, ...] = ()
+
+    @property
+    def count(self) -> int:
+        """Number of systems that are solved."""
+        return self.groups * max(1, len(self.blocks))
+
+    @property
+    def size(self) -> int | str:
+        """Size of the systems; of several the largest, and of symbolic ones the first."""
+        if not self.blocks:
+            return self.features if self.form == "primal" else self.rows
+        numbers = [size for size in self.blocks if isinstance(size, int)]
+        return max(numbers) if len(numbers) == len(self.blocks) else self.blocks[0]
+
+    @property
+    def is_largest(self) -> bool:
+        """Whether :attr:`size` is that of some of several systems only."""
+        return len(set(self.blocks)) > 1
 
     def __str__(self) -> str:
-        system = self.features if self.form == "primal" else self.rows
+        most = "up to " if self.is_largest else ""
         return (
-            f"{self.weight or self.layer}: {self.op} rewritten, {self.form}, {self.groups} x ({system} x {system}), "
-            f"{self.rows} rows, {self.features} features"
+            f"{self.weight or self.layer}: {self.op} rewritten, {self.form}, {self.count} x ({most}{self.size} x "
+            f"{self.size}), {self.rows} rows, {self.features} features"
         )
 
 

@@ -14,7 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["conv_gradient", "conv_rows", "dual", "linear_gradient", "primal"]
+__all__ = [
+    "conv_gradient",
+    "conv_rows",
+    "dual",
+    "linear_gradient",
+    "primal",
+    "transposed_conv_gradient",
+    "transposed_conv_rows",
+]
 
 _CONVOLUTION = {1: torch.nn.functional.conv1d, 2: torch.nn.functional.conv2d, 3: torch.nn.functional.conv3d}
 
@@ -86,3 +94,56 @@ def conv_gradient(
         form(X, part.flatten(2).transpose(1, 2).flatten(0, 1), lam) for X, part in zip(rows, parts, strict=True)
     ]
     return torch.cat(gradients).reshape(weight.shape)
+
+
+def transposed_conv_rows(
+    input: Tensor, kernel_size: tuple[int, ...], groups: int, **geometry: tuple[int, ...]
+) -> Tensor:
+    """Rows ``(groups, r, n)`` of a transposed convolution, in float64: patches of its input with zeros between the pixels.
+
+    The output is an ordinary convolution with stride 1 of that wider input and the kernel turned round, so that features
+    are turned round here to be in the order of the weight.
+
+    Args:
+        input: ``(batch, channels, *spatial)``.
+        kernel_size: one entry for each spatial dimension, as all others.
+        groups: number of groups of channels.
+        **geometry: ``stride``, ``padding``, ``output_padding`` and ``dilation`` as in
+            ``torch.nn.functional.conv_transpose2d``.
+    """
+    stride, padding, output_padding, dilation = (
+        geometry[name] for name in ("stride", "padding", "output_padding", "dilation")
+    )
+    spatial, dims = input.shape[2:], len(kernel_size)
+    sizes = [(size - 1) * step + 1 for size, step in zip(spatial, stride, strict=True)]
+    margins = [reach * (size - 1) for size, reach in zip(kernel_size, dilation, strict=True)]
+    extents = [size + 2 * margin + more for size, margin, more in zip(sizes, margins, output_padding, strict=True)]
+    wide = torch.zeros(*input.shape[:2], *extents, dtype=torch.float64)
+    places = [slice(margin, margin + size, step) for margin, size, step in zip(margins, sizes, stride, strict=True)]
+    wide[(..., *places)] = input.double()
+    kept = [slice(width, extent - width) for width, extent in zip(padding, extents, strict=True)]
+    rows = conv_rows(wide[(..., *kept)], kernel_size, groups, stride=1, padding=0, dilation=dilation)
+    return rows.unflatten(2, (-1, *kernel_size)).flip(tuple(range(-dims, 0))).flatten(2)
+
+
+def transposed_conv_gradient(
+    input: Tensor, output_gradient: Tensor, weight: Tensor, lam: float, *, groups: int = 1, **geometry: Any
+) -> Tensor:
+    """Gradient of a transposed convolution's weight, one system for each group.
+
+    Args:
+        input: ``(batch, channels, *spatial)``.
+        output_gradient: ``(batch, groups * m, *output)``.
+        weight: ``(channels, m, *kernel)``; only its shape is used.
+        lam: the regularisation.
+        groups: number of groups of channels.
+        **geometry: as for :func:`transposed_conv_rows`.
+    """
+    rows = transposed_conv_rows(input, tuple(weight.shape[2:]), groups, **geometry)
+    form = dual if rows.shape[1] < rows.shape[2] else primal
+    parts = output_gradient.chunk(groups, dim=1)
+    gradients = [
+        form(X, part.flatten(2).transpose(1, 2).flatten(0, 1), lam).unflatten(1, (-1, *weight.shape[2:]))
+        for X, part in zip(rows, parts, strict=True)
+    ]
+    return torch.cat([gradient.transpose(0, 1) for gradient in gradients])

@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tests.distributed.processes import process_group
 from tests.distributed.training import MODELS, Net, mean_loss
+from tests.support.refused import Pairs
 from tract_fx import DisagreementError, TractBackend, tract_backend
 from tract_fx.distributed.agreement import TIMEOUT_VARIABLE
 
@@ -86,15 +87,15 @@ class Normalised(nn.Module):
         return self.head(torch.tanh(self.stem(self.norm(x))).flatten(1))
 
 
-class Transposed(Normalised):
+class Bilinear(Normalised):
     def __init__(self, model: Net) -> None:
         nn.Module.__init__(self)
-        self.norm, self.stem, self.head = nn.Identity(), nn.ConvTranspose2d(3, 4, 3), nn.Linear(4 * 110, 3)
+        self.norm, self.stem, self.head = nn.Identity(), Pairs(8, 8, 4), nn.Linear(3 * 9 * 4, 3)
 
 
 def unsupported(rank: int, size: int, port: int) -> tuple[str, float]:
     with process_group(rank, size, port, 30):
-        model = convolutional() if rank == 0 else Transposed(convolutional())
+        model = convolutional() if rank == 0 else Bilinear(convolutional())
         return caught(lambda: step(torch.compile(model, backend=world_backend())))
 
 

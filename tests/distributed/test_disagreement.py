@@ -41,7 +41,7 @@ def test_one_rank_without_a_match(two: Processes) -> None:
 def test_one_rank_with_a_layer_that_cannot_be_rewritten(two: Processes) -> None:
     (message, _), (other, _) = two.run(disagreeing.unsupported, seconds=60)
     assert "rank 1 of process group" in message
-    assert "a transposed convolution has no rows" in message
+    assert "the rows of a bilinear layer" in message
     assert "UnsupportedLayerError" in other or "TrAct cannot be applied" in other
 
 

@@ -19,6 +19,7 @@ CASES = {
     "ddp, unused parameters": Case("ddp unused", "unused"),
     "ddp, grouped convolution": Case("ddp outside", "grouped"),
     "ddp, fewer rows than features": Case("ddp outside", "linear"),
+    "ddp, transposed convolution": Case("ddp outside", "transposed"),
     "ddp, two first layers": Case("ddp outside", "two stems"),
     "ddp, float64": Case("ddp outside", dtype=torch.float64),
     "zero": Case("ddp zero"),

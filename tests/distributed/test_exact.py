@@ -28,6 +28,7 @@ LAYERS = {
     "grouped convolution": Case("ddp inside", "grouped"),
     "linear, fewer rows than features": Case("ddp inside", "linear"),
     "two first layers": Case("ddp inside", "two stems"),
+    "transposed convolution, float64": Case("ddp inside", "transposed", dtype=torch.float64),
     "float64, scaled by what the rank with the largest input needs": Case("ddp inside", dtype=torch.float64),
     "another lam": Case("ddp inside", lam=0.5),
 }

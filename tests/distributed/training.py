@@ -69,6 +69,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str]] = {
     # Four rows a process and six features: one process alone would take the dual form.
     "linear": (lambda: Net(nn.Linear(6, 4), nn.Linear(4, 3)), (6,), "stem"),
     "stem": (lambda: Net(Stem(nn.Conv2d(3, 4, 3)), nn.Linear(4 * 42, 3)), (3, 9, 8), "stem.layer"),
+    "transposed": (lambda: Net(nn.ConvTranspose2d(4, 3, 3, 2, 1), nn.Linear(3 * 63, 3)), (4, 4, 5), "stem"),
     "two stems": (TwoStems, (3, 9, 8), "stem"),
     "unused": (lambda: Unused(nn.Conv2d(3, 4, 3), nn.Linear(4 * 42, 3)), (3, 9, 8), "stem"),
     "wide": (lambda: Net(nn.Conv2d(3, 8, 3), nn.Sequential(nn.Linear(8 * 42, 800), nn.Linear(800, 3))), (3, 9, 8), "stem"),

@@ -18,7 +18,7 @@ KINDS = {
     "product": 5,
     "grouped": 1.5,
     "embedding": 0.4,
-    "transposed": 0.3,
+    "bilinear": 0.3,
 }
 PATTERNS = {"single": 6, "several": 1.5, "twice": 1.5, "thrice": 0.5}
 AUTOCAST = 'with torch.autocast("cpu", torch.bfloat16, enabled=AUTOCAST):'
@@ -60,7 +60,7 @@ def _in_method(net: Net, kind: str, x: Value, batched: bool, autocast_stem: bool
 def _source(net: Net, kind: str, batch: int | None) -> Value:
     if kind == "embedding":
         return net.input((batch, net.rng.randint(2, 5)), True, kind="index")
-    if kind == "transposed":
+    if kind == "bilinear":
         return image(net, 1, batch)
     dims = int(kind[-1]) if kind.startswith("conv") else 0
     wanted = dims + 1 + (batch is not None) if dims else (3 if kind == "grouped" else None)
@@ -105,8 +105,8 @@ def _stems(net: Net, kind: str, x: Value, batched: bool, autocast: bool, where: 
     if kind == "embedding":
         x = net.emit("F.embedding({0}, {1})", x, net.parameter(9, 6))
         kind = "linear"
-    if kind == "transposed":
-        return [_transposed(net, x)]
+    if kind == "bilinear":
+        return [_bilinear(net, x)]
     pattern = net.rng.choices(list(PATTERNS), list(PATTERNS.values()))[0]
     if kind == "linear" and len(x.shape) == 3 and net.chance(0.25):
         return [_attention(net, x)]
@@ -160,12 +160,12 @@ def _attention(net: Net, x: Value) -> Value:
     return net.emit("torch.softmax({0} @ {1}.transpose(1, 2), -1) @ {2}", q, k, v)
 
 
-def _transposed(net: Net, x: Value) -> Value:
+def _bilinear(net: Net, x: Value) -> Value:
     """What cannot be rewritten, and must say so."""
-    weight = net.parameter(x.shape[1], 3, 2)
+    weight = net.parameter(3, x.shape[-1], x.shape[-1])
     if x.raw:
         net.unsupported.append(weight.text)
-    return net.emit("F.conv_transpose1d({0}, {1})", x, weight)
+    return net.emit("F.bilinear({0}, {0}, {1})", x, weight)
 
 
 ACTIVATIONS = ("torch.tanh({0})", "F.gelu({0})", "F.silu({0})", "F.softplus({0})", "F.leaky_relu({0}, 0.2)", "{0}")

@@ -15,6 +15,7 @@ from torch.distributed.fsdp import fully_shard
 
 from support.marks import codegen
 from support.oracle import squared
+from support.refused import Pairs
 from support.works import works
 from tract_fx import TractWarning, UnsupportedLayerError, tract_backend
 
@@ -247,7 +248,7 @@ def test_errors_that_are_suppressed() -> None:
     class Net(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.up = nn.ConvTranspose1d(9, 4, 3)
+            self.up = Pairs(6, 6, 4)
 
         def forward(self, x: Tensor) -> Tensor:
             return self.up(x)

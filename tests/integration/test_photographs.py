@@ -35,6 +35,8 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], int, int, Callable[[Tensor], Te
     "grouped": (lambda: nn.Conv2d(3, 12, 5, groups=3), 8, 32, lambda x: x),
     "conv 1d": (lambda: nn.Conv1d(3, 16, 9, stride=2), 16, 32, lambda x: x.flatten(2)),
     "conv 3d": (lambda: nn.Conv3d(3, 8, 3, padding=1), 2, 32, lambda x: torch.stack([x, x.roll(1, 3), x.roll(1, 2)], 2)),
+    "transposed": (lambda: nn.ConvTranspose2d(3, 4, 4, stride=2, padding=1), 8, 16, lambda x: x),
+    "latent codes": (lambda: nn.ConvTranspose2d(48, 8, 4), 64, 4, lambda x: x.flatten(1)[..., None, None]),
 }  # fmt: skip
 
 

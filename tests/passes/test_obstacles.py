@@ -99,7 +99,6 @@ def subclass() -> nn.Module:
 complex_ = torch.complex64
 IMAGE, ROWS, EIGHT = torch.randn(2, 3, 5, 5), torch.randn(9, 6), torch.randn(32, 16)
 REFUSED = {
-    "transposed": (lambda: nn.Sequential(nn.ConvTranspose2d(3, 4, 3), nn.Tanh()), IMAGE, "transposed convolution"),
     "complex linear": (
         lambda: Net(lambda x, w: nn.functional.linear(x, w).abs(), 4, 6, dtype=complex_), ROWS.to(complex_), "complex",
     ),
@@ -114,7 +113,7 @@ REFUSED = {
     "hand-written convolution": (lambda: Net(lambda x, w: Convolution.apply(x, w), 4, 3, 3, 3), IMAGE, "hand-written"),
     "integers": (lambda: Net(lambda x, w: IntegerProduct.apply(x, w), 16, 16), EIGHT, "product of integers"),
     "float8": (lambda: Net(lambda x, w: Float8Product.apply(x, w), 16, 16), EIGHT, "float8"),
-    "bilinear": (bilinear, ROWS, "bilinear"),
+    "bilinear": (bilinear, ROWS, "products of its inputs"),
     "subclass": (subclass, ROWS, "tensor subclass"),
 }  # fmt: skip
 

@@ -7,6 +7,7 @@ import functools
 import torch
 from torch import nn
 
+from support.refused import Pairs
 from tract_fx.inspect.explanation import Explanation, explain
 
 IMAGES = (4, 3, 12, 10)
@@ -117,7 +118,7 @@ def explained(name: str) -> Explanation:
         case "batched":
             return explain(Batched(), torch.randn(3, 2, 6))
         case "rejected":
-            return explain(nn.Sequential(nn.ConvTranspose2d(3, 4, 3), nn.Tanh()), torch.randn(IMAGES))
+            return explain(nn.Sequential(Pairs(IMAGES[-1], IMAGES[-1], 4), nn.Tanh()), torch.randn(IMAGES))
         case "no first layer":
             return explain(nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 2)), torch.randint(0, 9, (5,)))
         case "skipped":

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from tract_fx import reference
 
 Loss = Callable[[Tensor], Tensor]
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 def squared(output: Tensor) -> Tensor:
@@ -56,6 +57,11 @@ def layer_gradient(module: nn.Module, input: Tensor, output_gradient: Tensor, la
         return reference.linear_gradient(input, output_gradient, lam)
     if input.dim() == len(module.kernel_size) + 1:  # without a batch
         input, output_gradient = input[None], output_gradient[None]
+    if isinstance(module, TRANSPOSED):
+        geometry = {name: getattr(module, name) for name in ("stride", "padding", "output_padding", "dilation")}
+        return reference.transposed_conv_gradient(
+            input, output_gradient, module.weight, lam, groups=module.groups, **geometry
+        )
     padding = 0 if module.padding == "valid" else module.padding
     if padding == "same" or module.padding_mode != "zeros":
         mode = "constant" if module.padding_mode == "zeros" else module.padding_mode

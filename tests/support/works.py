@@ -21,6 +21,10 @@ FEATURES = {
         "layers",
         "Convolutions in 1, 2 and 3 dimensions: any stride, padding, padding mode, dilation, groups",
     ),
+    "transposed": (
+        "layers",
+        "Transposed convolutions: any stride, padding, output padding, dilation, groups, and latent codes",
+    ),
     "products": ("layers", "Linear layers on inputs of any rank; `@`, `einsum`, `bmm`, the weight on either side"),
     "stems": ("layers", "Several first layers: two stems, query/key/value; all are rewritten and named"),
     "named": ("layers", '`layers=["..."]` chooses others'),

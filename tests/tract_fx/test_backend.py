@@ -13,6 +13,7 @@ from torch._inductor.custom_graph_pass import CustomGraphPass
 
 from support.marks import INNERS, codegen
 from support.oracle import error, squared, tract_gradients
+from support.refused import Pairs
 from support.training import gradients
 from support.works import works
 from tract_fx import LayerMatch, TractWarning, UnsupportedLayerError, tract_backend
@@ -215,8 +216,8 @@ def test_an_embedding_is_named() -> None:
         gradients(model, [torch.randint(0, 9, (5, 7))], backend)
 
 
-def transposed() -> nn.Module:
-    return nn.Sequential(nn.ConvTranspose2d(3, 4, 3), nn.Tanh())
+def refused() -> nn.Module:
+    return nn.Sequential(Pairs(12, 12, 4), nn.Tanh())
 
 
 @works("errors")
@@ -224,17 +225,17 @@ def transposed() -> nn.Module:
 def test_what_cannot_be_rewritten_is_an_error_by_default(inner: str) -> None:
     with pytest.raises(
         torch._dynamo.exc.BackendCompilerFailed,
-        match=r"TrAct cannot be applied to 0 \(convolution\): a transposed convolution.*layers=.*on_unsupported",
+        match=r"TrAct cannot be applied to 0 \(_trilinear\): the rows of a bilinear layer.*layers=.*on_unsupported",
     ) as raised:
-        gradients(transposed(), [X], tract_backend(LAM, inner=inner))
+        gradients(refused(), [X], tract_backend(LAM, inner=inner))
     assert isinstance(raised.value.inner_exception, UnsupportedLayerError)
 
 
 @works("errors")
 def test_what_cannot_be_rewritten_can_be_a_warning_or_nothing() -> None:
-    model = transposed()
+    model = refused()
     plain = gradients(model, [X], "aot_eager")["0.weight"]
-    with pytest.warns(TractWarning, match="a transposed convolution"):
+    with pytest.warns(TractWarning, match="the rows of a bilinear layer"):
         warned = gradients(model, [X], tract_backend(LAM, inner="aot_eager", on_unsupported="warn"))
     with warnings.catch_warnings():
         warnings.simplefilter("error", TractWarning)

@@ -1,10 +1,13 @@
 """The oracle is itself checked: against the minimisation that defines the method, and against autograd."""
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from support.oracle import error
+from support.oracle import error, layer_gradient
+from support.transposed_shapes import LAYERS
 from tract_fx import reference
 
 
@@ -59,3 +62,25 @@ def test_a_huge_lam_gives_the_plain_gradient_over_lam(layer: nn.Module, shape: t
     lam = 1e12
     found = reference.conv_gradient(x, output_gradient, layer.weight, lam, groups=layer.groups, **geometry)
     assert error(found * lam, plain) <= 1e-9
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_huge_lam_gives_the_plain_gradient_of_a_transposed_convolution(name: str) -> None:
+    layer, shape = LAYERS[name]
+    layer = copy.deepcopy(layer).double()
+    x = torch.randn(shape if len(shape) == layer.weight.dim() else (1, *shape)).double()
+    output = layer(x)
+    output_gradient = torch.randn_like(output)
+    (plain,) = torch.autograd.grad(output, layer.weight, output_gradient)
+    assert error(layer_gradient(layer, x, output_gradient, 1e12) * 1e12, plain) <= 1e-9
+
+
+def test_rows_of_a_transposed_convolution_times_its_weight_are_its_output() -> None:
+    layer = nn.ConvTranspose2d(4, 6, (3, 2), 2, (1, 0), (1, 0), 2, bias=False, dilation=(1, 3)).double()
+    x = torch.randn(2, 4, 3, 4).double()
+    geometry = {name: getattr(layer, name) for name in ("stride", "padding", "output_padding", "dilation")}
+    rows = reference.transposed_conv_rows(x, layer.kernel_size, 2, **geometry)
+    weights = layer.weight.unflatten(0, (2, 2)).transpose(1, 2).flatten(2)
+    output = rows @ weights.mT  # (groups, r, m)
+    expected = layer(x).unflatten(1, (2, 3)).permute(1, 0, 3, 4, 2).flatten(1, 3)
+    assert error(output, expected) <= 1e-12

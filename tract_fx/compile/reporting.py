@@ -9,8 +9,9 @@ from tract_fx.compile.logs import log_findings
 from tract_fx.compile.model_frame import ModelFrame
 from tract_fx.compile.remedies import advice
 from tract_fx.errors import TractWarning, UnknownLayerError, UnsupportedLayerError
+from tract_fx.ops.transposed import TransposedGeometry
 from tract_fx.options import TractOptions, closest
-from tract_fx.passes.first_layer import Findings, Match, Rejection, is_named
+from tract_fx.passes.first_layer import Findings, Form, Match, Rejection, is_named
 from tract_fx.passes.joint_graph import GraphInput
 from tract_fx.records import GraphRecord, LayerMatch, LayerRejection, Severity
 
@@ -60,7 +61,15 @@ def _describe_match(match: Match) -> LayerMatch:
         features=int(match.features),
         groups=int(match.groups),
         form=match.form.value,
+        blocks=_blocks(match),
     )
+
+
+def _blocks(match: Match) -> tuple[int | str, ...]:
+    if not isinstance(match.call.geometry, TransposedGeometry):
+        return ()
+    sizes = [system.features if match.form is Form.PRIMAL else system.rows for system in match.systems]
+    return tuple(size if isinstance(size, int) else str(size) for size in sizes)
 
 
 def _describe_rejection(rejection: Rejection) -> LayerRejection:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 import zlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -52,12 +53,20 @@ class Sharing(NamedTuple):
 
     @classmethod
     def of(
-        cls, groups: tuple[Group, ...], weights: tuple[str, ...], features: int, channel_groups: int, dtype: torch.dtype
+        cls,
+        groups: tuple[Group, ...],
+        weights: tuple[str, ...],
+        features: Sequence[int],
+        channel_groups: int,
+        dtype: torch.dtype,
     ) -> Sharing:
-        """Sharing of one layer; names, sizes, dtype and the version of this package must be the same on every rank."""
+        """Sharing of one layer; names, sizes, dtype and the version of this package must be the same on every rank.
+
+        There are several numbers of features where the covariance consists of blocks.
+        """
         terms = {
             "weights": weights,
-            "features": features,
+            "features": features[0] if len(features) == 1 else list(features),
             "groups": channel_groups,
             "dtype": str(dtype),
             "tract-fx": source_hash()[:12],
@@ -157,35 +166,36 @@ def _check(sums: list[float], lam: Tensor, names: list[str], layer: str, size: i
 
 
 def start_covariance(
-    input: Tensor,
+    systems: Sequence[tuple[Tensor, PatchGeometry]],
     rows: int,
     lam: Tensor,
     after: Tensor,
-    geometry: PatchGeometry,
     sharing: Sharing,
 ) -> tuple[Tensor, Tensor]:
     """Start to sum the Gram matrices of all processes.
 
     Args:
-        input: what the layer saw, ``(batch, channels, *spatial)`` or ``(r, n)``.
+        systems: what the layer saw, ``(batch, channels, *spatial)`` or ``(r, n)``, and how rows are taken from it; several
+            where the covariance consists of blocks.
         rows: ``r``, of this process.
         lam: positive, one element.
         after: see :func:`agree`.
-        geometry: how rows are taken from ``input``.
         sharing: the processes that share it.
 
     Returns:
         The sum in progress, for :func:`shared_gradient`, and the exponent of the power of two that scales inputs down.
     """
-    scaled = input.dtype == torch.float64
-    own = (scale_exponent(input) if input.numel() else input.new_zeros(())) if scaled else None
+    inputs = [input for input, _ in systems]
+    scaled = bool(inputs) and inputs[0].dtype == torch.float64
+    own = _largest_exponent(inputs) if scaled else None
     header = agree(lam, own, after, rows, sharing.names, sharing.layer)
     exponent = header[SUMMED:]
     if scaled:
         for group in sharing.groups:
             exponent = functional.wait_tensor(functional.all_reduce(exponent, "max", group.name))
-        input = input / torch.exp2(exponent)
-    packed = torch.cat([gram(input, geometry).flatten(), header[:SUMMED]])
+        inputs = [input / torch.exp2(exponent) for input in inputs]
+    grams = [gram(input, geometry).flatten() for input, (_, geometry) in zip(inputs, systems, strict=True)]
+    packed = torch.cat([*grams, header[:SUMMED]])
     for group in sharing.groups[:-1]:
         packed = functional.wait_tensor(functional.all_reduce(packed, "sum", group.name))
     return functional.all_reduce(packed, "sum", sharing.groups[-1].name), exponent
@@ -194,26 +204,36 @@ def start_covariance(
 def shared_gradient(
     started: Tensor,
     exponent: Tensor,
-    gradient: Tensor,
+    gradients: Sequence[Tensor],
     lam: Tensor,
     sharing: Sharing,
-) -> Tensor:
+) -> list[Tensor]:
     """``G (C + lam I)^-1`` with this process's ``G`` and the covariance of all.
 
     Args:
         started: the first result of :func:`start_covariance`.
         exponent: its second result.
-        gradient: ``G``, the ordinary weight gradient, ``(groups, m, n)``.
+        gradients: ``G``, the ordinary weight gradient, ``(groups, m, n)``, for each of the systems.
         lam: positive, one element.
         sharing: the processes that share it.
 
     Returns:
-        ``(groups, m, n)`` in float64; ``gradient`` itself where the factorisation fails, which it then does on all ranks.
+        ``(groups, m, n)`` for each, in float64; ``G`` itself where the factorisation fails, which it then does on all ranks.
     """
-    packed = await_sums(started, gradient, lam, sharing.names, sharing.layer, sharing.size)
-    features, rows = gradient.shape[-1], packed[-SUMMED]
-    covariance = packed[:-SUMMED].view(-1, features, features) / rows.clamp(min=1)
-    return solve_primal(covariance, gradient, lam, torch.exp2(exponent))
+    last = gradients[-1] if gradients else started
+    packed = await_sums(started, last, lam, sharing.names, sharing.layer, sharing.size)
+    sizes = [gradient.shape[0] * gradient.shape[2] ** 2 for gradient in gradients]
+    *grams, header = packed.split([*sizes, SUMMED])
+    rows, scale = header[0].clamp(min=1), torch.exp2(exponent)
+    return [
+        solve_primal(gram.view(len(gradient), gradient.shape[2], -1) / rows, gradient, lam, scale)
+        for gram, gradient in zip(grams, gradients, strict=True)
+    ]
+
+
+def _largest_exponent(inputs: Sequence[Tensor]) -> Tensor:
+    exponents = [scale_exponent(input) for input in inputs if input.numel()]
+    return torch.stack(exponents).amax() if exponents else inputs[0].new_zeros(())
 
 
 def _is_capturing(tensor: Tensor) -> bool:

@@ -15,13 +15,14 @@ from torch.autograd.function import once_differentiable
 
 from tract_fx.distributed.covariance import Sharing, shared_gradient, start_covariance
 from tract_fx.errors import UnsupportedLayerError
-from tract_fx.ops.operands import Operands, convolution_operands, laid_out_as
+from tract_fx.ops.operands import LayerOperands, laid_out_as, layer_operands
 from tract_fx.ops.patches import PatchGeometry
+from tract_fx.ops.transposed import TransposedGeometry
 
 __all__ = ["EagerFirstLayer", "FirstLayer"]
 
 # Of lam and of the constants.
-NO_GRADIENT = (None,) * 7
+NO_GRADIENT = (None,) * 8
 
 SECOND = (
     "TrAct cannot be applied to {name}: the loss differentiates its gradients again, and the gradient of TrAct has no "
@@ -33,15 +34,17 @@ TANGENT = (
 )
 
 CONVOLUTIONS = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}
+TRANSPOSED = {1: torch.conv_transpose1d, 2: torch.conv_transpose2d, 3: torch.conv_transpose3d}
 
 
 class FirstLayer(torch.autograd.Function):
-    """``FirstLayer.apply(input, weight, bias, lam, stride, padding, dilation, groups, sharing, name)``.
+    """``FirstLayer.apply(input, weight, bias, lam, stride, padding, dilation, groups, output_padding, sharing, name)``.
 
     The output and the gradients of input and bias are those of the plain layer, in the dtype of the input. The gradient of
     the weight has the dtype of the weight. It is computed in the backward pass, with the value that ``lam``, a tensor with
-    one element, has at that time. The last six arguments are constants: ``stride`` is empty for a linear layer, ``sharing``
-    is usually None, and ``name`` is the layer's, for errors.
+    one element, has at that time. The last seven arguments are constants: ``stride`` is empty for a linear layer,
+    ``output_padding`` is None but for transposed convolutions, ``sharing`` is usually None, and ``name`` is the layer's, for
+    errors.
 
     This class is the one that Dynamo traces. Dynamo accepts no ``jvp``, which is why :class:`EagerFirstLayer` exists.
     """
@@ -58,6 +61,7 @@ class FirstLayer(torch.autograd.Function):
         padding: tuple[int, ...],
         dilation: tuple[int, ...],
         groups: int,
+        output_padding: tuple[int, ...] | None,
         sharing: Sharing | None,
         name: str,
     ) -> Tensor:
@@ -67,7 +71,10 @@ class FirstLayer(torch.autograd.Function):
             weight = weight.to(input.dtype)
             if not stride:
                 return torch.nn.functional.linear(input, weight, bias)
-            return CONVOLUTIONS[len(stride)](input, weight, bias, stride, padding, dilation, groups)
+            if output_padding is None:
+                return CONVOLUTIONS[len(stride)](input, weight, bias, stride, padding, dilation, groups)
+            convolution = TRANSPOSED[len(stride)]
+            return convolution(input, weight, bias, stride, padding, output_padding, groups, dilation)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -127,19 +134,22 @@ class EagerFirstLayer(FirstLayer):
 def _gradients(ctx: Any, output_gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of input, weight and bias."""
     input, weight, lam = ctx.saved_tensors
-    stride, padding, dilation, groups = ctx.geometry
-    geometry = PatchGeometry(tuple(weight.shape[2:]), stride, padding, dilation, groups)
+    stride, padding, dilation, groups, output_padding = ctx.geometry
+    kernel_size = tuple(weight.shape[2:])
+    geometry = PatchGeometry(kernel_size, stride, padding, dilation, groups)
+    if output_padding is not None:
+        geometry = TransposedGeometry(kernel_size, stride, padding, dilation, groups, output_padding)
     with torch.autocast(input.device.type, enabled=False):
-        rows = output_gradient.shape[0] * math.prod(output_gradient.shape[2:])
-        dual = ctx.needs_input_grad[1] and ctx.sharing is None and rows < math.prod(weight.shape[1:])
+        few_rows = _rows(output_gradient) < geometry.features(input.shape[1])
+        dual = ctx.needs_input_grad[1] and ctx.sharing is None and few_rows
         of_input, of_bias = _plain_gradients(
             input, weight, output_gradient, geometry, ctx.needs_input_grad[0], ctx.needs_input_grad[2]
         )
         new = None
         if ctx.needs_input_grad[1]:
-            operands = convolution_operands(input, None, output_gradient, weight.shape, geometry)
-            solved = _solve(operands, lam.to(input.device), dual, ctx.sharing)
-            new = laid_out_as(operands.restore(solved), weight).to(weight.dtype)
+            operands = layer_operands(input, output_gradient, weight.shape, geometry)
+            solved = _solve(operands, output_gradient, lam.to(input.device), dual, ctx.sharing)
+            new = laid_out_as(solved, weight).to(weight.dtype)
     return of_input, new, of_bias
 
 
@@ -174,13 +184,18 @@ class _Refusal(torch.autograd.Function):
         raise UnsupportedLayerError(ctx.message)
 
 
-def _solve(operands: Operands, lam: Tensor, dual: bool, sharing: Sharing | None) -> Tensor:
+def _rows(output_gradient: Tensor) -> int:
+    return output_gradient.shape[0] * math.prod(output_gradient.shape[2:])
+
+
+def _solve(
+    operands: LayerOperands, output_gradient: Tensor, lam: Tensor, dual: bool, sharing: Sharing | None
+) -> Tensor:
     if sharing is None:
-        return operands.dual(lam) if dual else operands.primal(lam)
-    started, exponent = start_covariance(
-        operands.input, operands.rows, lam, operands.output_gradient, operands.geometry, sharing
-    )
-    return shared_gradient(started, exponent, operands.exact_gradient(), lam, sharing)
+        return operands.gradient(lam, dual=dual)
+    systems = [(system.input, system.geometry) for system in operands.systems]
+    started, exponent = start_covariance(systems, _rows(output_gradient), lam, output_gradient, sharing)
+    return operands.restore(shared_gradient(started, exponent, operands.exact_gradients(), lam, sharing))
 
 
 def _plain_gradients(
@@ -192,7 +207,10 @@ def _plain_gradients(
         return output_gradient.mm(weight) if of_input else None, output_gradient.sum(0) if of_bias else None
     if not of_input and not of_bias:
         return None, None
+    transposed = isinstance(geometry, TransposedGeometry)
+    more = geometry.output_padding if isinstance(geometry, TransposedGeometry) else [0] * len(geometry.stride)
     spatial = geometry.stride, geometry.padding, geometry.dilation
-    others = False, [0] * len(geometry.stride), geometry.groups, [of_input, False, of_bias]
-    found = torch.ops.aten.convolution_backward(output_gradient, input, weight, [weight.shape[0]], *spatial, *others)
+    others = transposed, more, geometry.groups, [of_input, False, of_bias]
+    biases = [output_gradient.shape[1]]
+    found = torch.ops.aten.convolution_backward(output_gradient, input, weight, biases, *spatial, *others)
     return found[0], found[2]

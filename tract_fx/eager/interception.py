@@ -18,15 +18,18 @@ from tract_fx.compat import is_distributed_tensor, requires_grad
 from tract_fx.eager.function import EagerFirstLayer, FirstLayer
 from tract_fx.eager.sharing import sharing_of
 from tract_fx.errors import UnsupportedLayerError
+from tract_fx.ops.transposed import TransposedGeometry, parts_of
 
 __all__ = ["Interception"]
 
 DIMENSIONS = {torch.conv1d: 1, torch.conv2d: 2, torch.conv3d: 3}
+TRANSPOSED = {torch.conv_transpose1d: 1, torch.conv_transpose2d: 2, torch.conv_transpose3d: 3}
 TRACED = (
     "torch.fx traces through its forward(), and the traced graph would train with plain gradients. Make it a leaf of the "
     "tracer (is_leaf_module, or leaf_modules=[tract_fx.TrActLayer]), or trace the plain model"
 )
 ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+ARGUMENTS_OF_TRANSPOSED = (*ARGUMENTS[:5], "output_padding", "groups", "dilation")
 
 
 class Interception(TorchFunctionMode):
@@ -48,13 +51,18 @@ class Interception(TorchFunctionMode):
     ) -> Any:
         """Called by PyTorch instead of ``func``."""
         kwargs = kwargs or {}
-        if func is functional.linear or func in DIMENSIONS:
-            given = {**dict(zip(ARGUMENTS, args, strict=False)), **kwargs}
+        if func is functional.linear or func in DIMENSIONS or func in TRANSPOSED:
+            names = ARGUMENTS_OF_TRANSPOSED if func in TRANSPOSED else ARGUMENTS
+            given = {**dict(zip(names, args, strict=False)), **kwargs}
             if isinstance(given.get("input"), torch.fx.Proxy):
                 self._refuse(TRACED)
             if _has_trainable_weight(given) and _is_valid(given):
                 self._classify(given["input"], given["weight"])
-                return self._linear(**given) if func is functional.linear else self._convolution(func, **given)
+                if func is functional.linear:
+                    return self._linear(**given)
+                if func in TRANSPOSED:
+                    return self._transposed(TRANSPOSED[func], **given)
+                return self._convolution(DIMENSIONS[func], **given)
         return func(*args, **kwargs)
 
     def _classify(self, input: Tensor, weight: Tensor) -> None:
@@ -83,7 +91,7 @@ class Interception(TorchFunctionMode):
 
     def _convolution(
         self,
-        func: Callable[..., Tensor],
+        dims: int,
         input: Tensor,
         weight: Tensor,
         bias: Tensor | None = None,
@@ -92,7 +100,6 @@ class Interception(TorchFunctionMode):
         dilation: Any = 1,
         groups: int = 1,
     ) -> Tensor:
-        dims = DIMENSIONS[func]
         batch = input if input.dim() == dims + 2 else input[None]
         stride, dilation = _each(stride, dims), _each(dilation, dims)
         if padding == "same":
@@ -101,13 +108,46 @@ class Interception(TorchFunctionMode):
         output = self._apply(batch, weight, bias, stride, padding, dilation, groups)
         return output if batch.dim() == input.dim() else output[0]
 
-    def _apply(self, input: Tensor, weight: Tensor, bias: Tensor | None, *geometry: Any) -> Tensor:
+    def _transposed(
+        self,
+        dims: int,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        output_padding: Any = 0,
+        groups: int = 1,
+        dilation: Any = 1,
+    ) -> Tensor:
+        batch = input if input.dim() == dims + 2 else input[None]
+        stride, padding, dilation = _each(stride, dims), _each(padding, dims), _each(dilation, dims)
+        output = self._apply(batch, weight, bias, stride, padding, dilation, groups, _each(output_padding, dims))
+        return output if batch.dim() == input.dim() else output[0]
+
+    def _apply(
+        self,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        stride: tuple[int, ...],
+        padding: tuple[int, ...],
+        dilation: tuple[int, ...],
+        groups: int,
+        output_padding: tuple[int, ...] | None = None,
+    ) -> Tensor:
         if _is_autocast(input, weight):
             dtype = torch.get_autocast_dtype(input.device.type)
             input, bias = input.to(dtype), None if bias is None else bias.to(dtype)
-        groups = geometry[-1]
-        sharing = sharing_of(self.process_group, self.name, weight.shape[1:].numel(), groups, str(input.dtype))
+        features: tuple[int, ...] = (weight.shape[1:].numel(),)
+        if output_padding is not None and self.process_group is not None:
+            kernel_size = tuple(weight.shape[2:])
+            transposed = TransposedGeometry(kernel_size, stride, padding, dilation, groups, output_padding)
+            parts = parts_of(transposed, input.shape[2:])
+            features = tuple(part.geometry.features(input.shape[1]) for part in parts)
+        sharing = sharing_of(self.process_group, self.name, features, groups, str(input.dtype))
         function = FirstLayer if torch.compiler.is_compiling() else EagerFirstLayer
+        geometry = stride, padding, dilation, groups, output_padding
         return function.apply(input, weight, bias, self.lam, *geometry, sharing, self.name)
 
 

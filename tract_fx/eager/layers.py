@@ -23,8 +23,15 @@ from tract_fx.options import DEFAULT_LAM, check_lam, check_layer_names, closest
 
 __all__ = ["TrAct", "TrActLayer", "apply_tract", "remove_tract"]
 
-LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+LAYERS = (
+    nn.Linear,
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+)
 ADDED = ("lam", "lambda_", "process_group")
 # What belongs to TrAct among the attributes of a layer.
 STATE = ("_tract_lam", "_tract_name", "process_group")
@@ -88,9 +95,8 @@ class TrActLayer(nn.Module):
         if not interception.calls and any(requires_grad(item) and item.dim() > 1 for item in weights):
             raise UnsupportedLayerError(
                 f"TrAct cannot be applied to {self._tract_name}: the forward() of {class_name(type(self))} has trainable "
-                "weights, but calls no torch.nn.functional.linear, conv1d, conv2d or conv3d with one. Freeze them, take "
-                "TrAct off with tract_fx.remove_tract(layer), or compile the model with the backend, which finds products "
-                "in every form."
+                "weights, but calls no linear layer or convolution of torch.nn.functional with one. Freeze them, take TrAct "
+                "off with tract_fx.remove_tract(layer), or compile the model with the backend, which finds every product."
             )
         return output
 
@@ -145,8 +151,8 @@ def TrAct(  # noqa: N802 - the name that the authors' package gave it
     :func:`tract_fx.tract_backend`. :func:`remove_tract` undoes it.
 
     Args:
-        module: an ``nn.Linear``, ``nn.Conv1d``, ``nn.Conv2d`` or ``nn.Conv3d``, or an instance of a class derived from
-            one. A layer that has TrAct already gets the new ``lam`` and ``process_group``.
+        module: an ``nn.Linear``, ``nn.Conv1d`` to ``nn.Conv3d`` or ``nn.ConvTranspose1d`` to ``nn.ConvTranspose3d``, or an
+            instance of a class derived from one. A layer that has TrAct already gets the new ``lam`` and ``process_group``.
         l: finite and positive, 0.1 by default.
         lam: the same.
         process_group: as for the backend; ``"ddp"`` is looked up in the forward pass.
@@ -250,10 +256,8 @@ def _set_state(module: Any, lam: float, name: str, group: str | None) -> None:
 
 def _check_module(module: Any, path: str | None = None) -> None:
     reason = None
-    if isinstance(module, TRANSPOSED):
-        reason = "a transposed convolution has no rows that its weight multiplies"
-    elif not isinstance(module, LAYERS):
-        reason = f"it is no torch.nn.Linear, Conv1d, Conv2d or Conv3d{_layers_inside(module, path)}"
+    if not isinstance(module, LAYERS):
+        reason = f"it is no linear layer or convolution of torch.nn{_layers_inside(module, path)}"
     elif "forward" in vars(module):
         reason = "its forward() was replaced on this object; apply TrAct before that"
     elif not isinstance(module, TrActLayer) and (taken := [name for name in ADDED if hasattr(module, name)]):

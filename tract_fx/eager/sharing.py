@@ -13,13 +13,15 @@ __all__ = ["sharing_of"]
 
 
 @torch.compiler.assume_constant_result
-def sharing_of(process_group: str | None, name: str, features: int, groups: int, dtype: str) -> Sharing | None:
+def sharing_of(
+    process_group: str | None, name: str, features: tuple[int, ...], groups: int, dtype: str
+) -> Sharing | None:
     """With which processes a layer shares its covariance, or None. It has to be called in the forward pass.
 
     Args:
         process_group: as an option of the backend.
         name: of the layer.
-        features: ``n``.
+        features: ``n`` of each system.
         groups: of the layer's channels.
         dtype: of its input.
 
@@ -33,9 +35,10 @@ def sharing_of(process_group: str | None, name: str, features: int, groups: int,
     found = sharing_groups(process_group)
     if not found:
         return None
-    if features > LARGEST_DYNAMIC_PRIMAL:
+    largest = max(features, default=0)
+    if largest > LARGEST_DYNAMIC_PRIMAL:
         raise UnsupportedLayerError(
-            f"TrAct cannot be applied to {name}: its covariance, {features} x {features}, is too large to be summed over "
+            f"TrAct cannot be applied to {name}: its covariance, {largest} x {largest}, is too large to be summed over "
             f"processes. {LEAVE_GROUP_OUT}"
         )
     return Sharing.of(found, (name,), features, groups, getattr(torch, dtype.removeprefix("torch.")))

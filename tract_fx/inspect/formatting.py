@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import sympy
 import torch
 
+from tract_fx.ops.transposed import TransposedGeometry
 from tract_fx.passes.calls import Kind, Side
 from tract_fx.passes.first_layer import Match
 from tract_fx.records import LayerMatch, LayerRejection
@@ -17,11 +18,15 @@ UNITS = ("", " k", " M", " G", " T", " P", " E")
 
 
 def describe_layer(match: Match) -> str:
-    """Kind, sizes and geometry of a layer: ``Conv2d 3->64, 7x7 stride 2``, ``Linear 768->384``."""
+    """Kind, sizes and geometry: ``Conv2d 3->64, 7x7 stride 2``, ``ConvTranspose2d 100->512, 4x4``, ``Linear 768->384``."""
     call, shape = match.call, match.call.weight.meta["val"].shape
     if call.kind is Kind.CONVOLUTION:
         geometry = call.geometry
-        parts = [f"Conv{len(geometry.kernel_size)}d {shape[1] * geometry.groups}->{shape[0]}"]
+        kind, dims, other = "Conv", len(geometry.kernel_size), shape[1] * geometry.groups
+        sizes = f"{other}->{shape[0]}"
+        if isinstance(geometry, TransposedGeometry):
+            kind, sizes = "ConvTranspose", f"{shape[0]}->{other}"
+        parts = [f"{kind}{dims}d {sizes}"]
         parts.append(times(geometry.kernel_size))
         parts += [
             f"{name} {_common(value)}"
@@ -38,10 +43,10 @@ def describe_layer(match: Match) -> str:
 
 def outcome(match: LayerMatch) -> str:
     """What was done to a layer: ``rewritten, primal, 147x147, 3.2 M rows``."""
-    size = match.features if match.form == "primal" else match.rows
-    systems = f"{match.groups} x " if match.groups > 1 else ""
+    systems = f"{match.count} x " if match.count > 1 else ""
+    most = "up to " if match.is_largest else ""
     rows = match.rows if isinstance(match.rows, str) else human(match.rows)
-    return f"rewritten, {match.form}, {systems}{size}x{size}, {rows} rows"
+    return f"rewritten, {match.form}, {systems}{most}{match.size}x{match.size}, {rows} rows"
 
 
 def refusal(rejection: LayerRejection) -> str:

@@ -7,14 +7,16 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from tract_fx.ops.dual import dual_gradient
 from tract_fx.ops.gradient import exact_gradient, sums_of
 from tract_fx.ops.patches import PatchGeometry
 from tract_fx.ops.solve import primal_gradient, scale_down, solve_primal
+from tract_fx.ops.transposed import TransposedGeometry, parts_of
 
-__all__ = ["Operands", "convolution_operands", "laid_out_as"]
+__all__ = ["LayerOperands", "Operands", "convolution_operands", "laid_out_as", "layer_operands"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +57,54 @@ class Operands:
     def dual(self, lam: Tensor | float) -> Tensor:
         """The same from systems of the size of the rows."""
         return dual_gradient(self.input, self.output_gradient, self.rows, lam, self.geometry)
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerOperands:
+    """Operands of every system that a layer has, which is one but for transposed convolutions.
+
+    Attributes:
+        systems: their operands.
+        restore: from the gradients of all systems to that of the weight, in its layout.
+    """
+
+    systems: tuple[Operands, ...]
+    restore: Callable[[Sequence[Tensor]], Tensor]
+
+    @classmethod
+    def of(cls, operands: Operands) -> LayerOperands:
+        """Those of a layer with one system."""
+        return cls((operands,), lambda new: operands.restore(*new))
+
+    def exact_gradients(self) -> list[Tensor]:
+        """``G`` of each system."""
+        return [system.exact_gradient() for system in self.systems]
+
+    def gradient(self, lam: Tensor | float, *, dual: bool) -> Tensor:
+        """The gradient that TrAct puts in the place of the plain one, from ``n x n`` or from ``r x r`` systems."""
+        return self.restore([system.dual(lam) if dual else system.primal(lam) for system in self.systems])
+
+
+def layer_operands(
+    input: Tensor, output_gradient: Tensor, shape: Sequence[int], geometry: PatchGeometry
+) -> LayerOperands:
+    """Operands of a convolution, transposed or not, or of a linear layer; arguments as for :func:`convolution_operands`."""
+    if not isinstance(geometry, TransposedGeometry):
+        return LayerOperands.of(convolution_operands(input, None, output_gradient, shape, geometry))
+    spatial, groups = input.shape[2:], geometry.groups
+    rows = output_gradient.shape[0] * math.prod(output_gradient.shape[2:])  # of all outputs, not of one part
+    parts, systems = parts_of(geometry, spatial), []
+    for part in parts:
+        weight = groups * shape[1] * part.phases, shape[0] // groups, *part.geometry.kernel_size
+        channels = part.output_gradient(output_gradient, spatial)
+        operands = convolution_operands(part.window(input), None, channels, weight, part.geometry)
+        systems.append(dataclasses.replace(operands, rows=rows))
+
+    def restore(new: Sequence[Tensor]) -> Tensor:
+        placed = [part.in_weight(gradient, shape[2:]) for part, gradient in zip(parts, new, strict=True)]
+        return sum(placed[1:], placed[0]) if placed else output_gradient.new_zeros(shape, dtype=torch.float64)
+
+    return LayerOperands(tuple(systems), restore)
 
 
 def convolution_operands(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tract_fx.ops.gram import gram
 from tract_fx.ops.patches import PatchGeometry, pad, patch_view, unfold_patches
+from tract_fx.ops.transposed import as_convolution
 from tract_fx.probing.spectrum import Spectrum, dual_spectrum, eigenpairs, primal_spectrum
 from tract_fx.probing.values import CHUNK_ELEMENTS, ValueStatistics
 
@@ -121,12 +122,13 @@ class StreamingObserver:
         """Means of products of two features, ``(groups, n, n)``; None where only those of one batch are known."""
         return None if self._gram is None else (self._gram / sum(self.rows)).cpu()
 
-    def _add(self, input: Tensor, gradient: Tensor, output_gradient: Tensor, geometry: PatchGeometry) -> None:
+    def _add(self, seen: Tensor, gradient: Tensor, output_gradient: Tensor, geometry: PatchGeometry) -> None:
+        input, geometry = as_convolution(seen, geometry)
         sums, rows = _sum_of_rows(input, geometry)
         if rows == 0:
             return
         self.rows.append(rows)
-        self.values.add(input, self.samples)
+        self.values.add(seen, self.samples)
         self._sum = sums if self._sum is None else self._sum + sums
         features = gradient.shape[-1]
         covariance = None

@@ -42,8 +42,8 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         def embedding():
             return nn.Embedding(9, 4), torch.zeros(5, 7, dtype=torch.long)
 
-        def transposed():
-            return nn.ConvTranspose2d(3, 4, 3), torch.zeros(2, 3, 8, 9)
+        def bilinear():
+            return nn.Bilinear(6, 5, 4), (torch.zeros(9, 6), torch.zeros(9, 5))
     """
     (tmp_path / "own_cli_models.py").write_text(textwrap.dedent(code))
     monkeypatch.chdir(tmp_path)
@@ -64,7 +64,7 @@ def test_the_answer_is_printed_first_and_written_for_tools(capsys: pytest.Captur
 
 @pytest.mark.parametrize(
     ("model", "said"),
-    [("embedding", "there is no first layer"), ("transposed", "not rewritten")],
+    [("embedding", "there is no first layer"), ("bilinear", "not rewritten")],
 )
 def test_a_model_that_trax_leaves_alone_is_a_finding(capsys: pytest.CaptureFixture[str], model: str, said: str) -> None:
     assert cli.main(["explain", f"own_cli_models:{model}"]) == 1

@@ -18,6 +18,7 @@ from torch import nn
 
 from support.marks import codegen
 from support.python import run
+from support.refused import Pairs
 from support.works import works
 from tract_fx import TractBackend, UnsupportedLayerError, tract_backend
 from tract_fx.compile import logs
@@ -219,7 +220,7 @@ def test_one_line_says_what_was_not_rewritten(caplog: pytest.LogCaptureFixture) 
 
 
 def test_a_refused_graph_has_its_line_too(caplog: pytest.LogCaptureFixture) -> None:
-    model = nn.Sequential(nn.ConvTranspose2d(3, 4, 3))
+    model = nn.Sequential(Pairs(8, 8, 4))
     with caplog.at_level(logging.INFO, "tract_fx"), pytest.raises(Exception, match="TrAct cannot") as caught:
         train(tract_backend(inner="aot_eager"), model, torch.randn(2, 3, 9, 8))
     assert UnsupportedLayerError.__name__ in repr(caught.value) + repr(caught.value.__cause__) + str(caught.type)

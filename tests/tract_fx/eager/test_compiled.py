@@ -18,6 +18,7 @@ LAM = 0.1
 CASES = {
     "convolution": (lambda: nn.Conv2d(3, 4, 3, padding="same"), (6, 3, 9, 8)),
     "convolution, few rows": (lambda: nn.Conv2d(3, 4, 4, stride=4), (2, 3, 9, 8)),
+    "transposed": (lambda: nn.ConvTranspose2d(3, 4, 3, stride=2, output_padding=1), (3, 3, 4, 5)),
     "linear": (lambda: nn.Linear(6, 4), (9, 6)),
     "linear, few rows": (lambda: nn.Linear(12, 4), (7, 12)),
 }

@@ -34,6 +34,12 @@ LAYERS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "conv, few rows": (nn.Conv2d(3, 5, 4, stride=4), (2, 3, 8, 8)),
     "conv, few rows, groups": (nn.Conv2d(4, 6, 4, groups=2), (2, 4, 5, 5)),
     "conv 3d": (nn.Conv3d(3, 4, (2, 3, 3), padding=(1, 0, 1), groups=1), (2, 3, 4, 5, 6)),
+    "transposed": (nn.ConvTranspose2d(4, 3, 4, stride=2, padding=1, output_padding=(1, 0)), (3, 4, 5, 4)),
+    "transposed, groups": (nn.ConvTranspose2d(4, 6, (3, 2), 2, dilation=(1, 3), groups=2, bias=False), (3, 4, 5, 4)),
+    "transposed, latent codes": (nn.ConvTranspose2d(6, 5, 4), (9, 6, 1, 1)),
+    "transposed, few rows": (nn.ConvTranspose2d(24, 3, 3, stride=2), (1, 24, 2, 1)),
+    "transposed 1d, unbatched": (nn.ConvTranspose1d(3, 4, 5, stride=2), (3, 9)),
+    "transposed 3d": (nn.ConvTranspose3d(2, 3, (4, 3, 2), 2, (1, 1, 0), (0, 1, 0)), (2, 2, 3, 2, 4)),
     "conv 3d, replicate": (nn.Conv3d(2, 4, 3, padding=1, padding_mode="replicate"), (2, 2, 4, 5, 6)),
 }
 
@@ -74,7 +80,7 @@ def test_only_the_gradient_of_the_weight_changes(name: str, lam: float) -> None:
 
 @works("eager")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("name", ["linear", "linear, few rows", "conv", "conv, groups", "conv, few rows"])
+@pytest.mark.parametrize("name", ["linear", "linear, few rows", "conv", "conv, groups", "conv, few rows", "transposed"])
 def test_modules_of_other_dtypes(name: str, dtype: torch.dtype) -> None:
     """In a narrow dtype no worse than twice the plain gradient's own error."""
     layer, shape = LAYERS[name]

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import tract_fx
 from support.natural import natural_images, standardised
+from support.refused import Pairs
 from tract_fx import ConcernKind, OptionError, ProbeError, UnknownLayerError, probe
 from tract_fx.probing.batches import Batch
 from tract_fx.probing.losses import CROSS_ENTROPY, FUNCTIONAL, GIVEN, OWN, default_loss
@@ -211,7 +212,7 @@ def test_a_layer_that_cannot_be_rewritten_is_told_beside_one_that_can() -> None:
     class Both(Net):
         def __init__(self) -> None:
             super().__init__()
-            self.other = nn.ConvTranspose2d(3, 4, 3)
+            self.other = Pairs(12, 12, 4)
 
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x) + self.other(x).tanh().mean((2, 3))[:, :3]
@@ -219,7 +220,7 @@ def test_a_layer_that_cannot_be_rewritten_is_told_beside_one_that_can() -> None:
     found = probe(Both(), [(IMAGES, LABELS)])
     assert [layer.layer for layer in found.layers] == ["stem"]
     assert [item.layer for item in found.rejections] == ["other"]
-    assert "other (convolution): not rewritten" in str(found)
+    assert "other (_trilinear): not rewritten" in str(found)
 
 
 def test_labels_that_do_not_fit_are_not_taken_for_classes() -> None:

@@ -20,7 +20,7 @@ beyond the operands and the new gradient; the three parts follow one another, so
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import sympy
@@ -30,7 +30,8 @@ from torch.fx import Node
 from tract_fx.inspect.cost.flops import cholesky_flops, gram_flops, triangular_flops
 from tract_fx.inspect.cost.memory import FLOAT64, gradient_memory, gram_memory
 from tract_fx.inspect.cost.symbols import elements_of, expression, hints_of, shape_of, substitute
-from tract_fx.ops.patches import LINEAR
+from tract_fx.ops.patches import LINEAR, PatchGeometry
+from tract_fx.ops.transposed import TransposedGeometry, parts_of
 from tract_fx.passes.calls import Kind
 from tract_fx.passes.first_layer import Form, Match
 from tract_fx.passes.joint_graph import is_backward
@@ -76,7 +77,8 @@ class LayerCost:
         weight_gradient: operations of its plain weight gradient.
         input_gradient: operations of the gradient of its input; zero where that is not computed.
         replaced: operations of the plain weight gradient that the dual form makes superfluous. The primal form computes
-            ``G`` itself, in float64, in the place of the plain one: as many operations, which are counted on neither side.
+            ``G`` itself, in float64, in the place of the plain one: as many operations, which are counted on neither side
+            (at the edges of a transposed convolution they are not quite as many).
         step: operations of the whole joint graph before the rewrite; None where they have not been counted.
         batch: symbol of the batch size; None where that is a number.
         hints: values that the symbols had in the example.
@@ -208,8 +210,10 @@ def layer_cost(match: Match, step: Expr | None = None) -> LayerCost:
     entries = groups * sympy.Mul(*(expression(item.size) for item in match.batch if item.shared))
     outputs = elements_of(match.call.weight) / (features * entries)
     product = 2 * groups * rows * features * outputs
-    sizes = _Sizes(match, rows, features, outputs, groups)
-    primal = match.form is Form.PRIMAL
+    if isinstance(match.call.geometry, TransposedGeometry):  # most of these products are with zeros
+        batch, _, *spatial = shape_of(match.call.input)
+        product = 2 * sympy.Mul(batch, *spatial) * elements_of(match.call.weight)
+    covariance, factorisation, solve = _work(match, outputs, groups)
     return LayerCost(
         layer=match.layer,
         weight=", ".join(match.weights),
@@ -218,35 +222,77 @@ def layer_cost(match: Match, step: Expr | None = None) -> LayerCost:
         features=features,
         outputs=outputs,
         groups=groups,
-        covariance=sizes.covariance() if primal else sizes.kernel(),
-        factorisation=sizes.factorisation(features if primal else rows),
-        solve=sizes.solve() if primal else sizes.solve_and_multiply(),
+        covariance=covariance,
+        factorisation=factorisation,
+        solve=solve,
         forward=product,
         weight_gradient=product,
         input_gradient=product if _has_input_gradient(match) else ZERO,
-        replaced=ZERO if primal else product,
+        replaced=ZERO if match.form is Form.PRIMAL else product,
         step=step,
         batch=_batch_symbol(match),
         hints=tuple(sorted(_hints(match, step).items(), key=str)),
     )
 
 
-class _Sizes:
-    """The three parts in both forms."""
+def _work(match: Match, outputs: Expr, groups: Expr) -> tuple[Work, Work, Work]:
+    """Covariance, factorisation and solve of all systems."""
+    geometry, shape = match.call.geometry, shape_of(match.call.input)
+    if not isinstance(geometry, TransposedGeometry):
+        rows, features = expression(match.rows), expression(match.features)
+        return _Sizes(match, geometry, shape, rows, features, outputs, groups).work()
+    found, copies = [], []
+    for part in parts_of(geometry, match.call.input.meta["val"].shape[2:]):
+        window = *shape[:2], *(size + sum(axis.window) for axis, size in zip(part.axes, shape[2:], strict=True))
+        rows = sympy.Mul(shape[0], *(axis.outputs(size) for axis, size in zip(part.axes, shape[2:], strict=True)))
+        features = sympy.Integer(part.geometry.features(int(shape[1])))
+        sizes = _Sizes(match, part.geometry, window, rows, features, outputs * part.phases, groups)
+        copies.append(sizes.input_bytes + sizes.output_bytes)
+        found.append(sizes.work())
+    # Covariances are computed one after another; all else of a part may still be there when the next one begins.
+    at_once = sympy.Max(ZERO, *(covariance.memory for covariance, *_ in found))
+    kept = [sympy.Max(*(work.memory for work in others)) for _, *others in found]
+    whole = elements_of(match.gradient.output_gradient) * _itemsize(match.gradient.output_gradient)
+    memory = sympy.Add(at_once, whole, *kept, *copies, 3 * FLOAT64 * elements_of(match.call.weight))
+    covariance, factorisation, solve = (
+        Work(sympy.Add(*(work.flops for work in works)), sympy.Add(*(work.bytes for work in works)), memory)
+        for works in (zip(*found, strict=True) if found else ((), (), ()))
+    )
+    return covariance, factorisation, solve
 
-    def __init__(self, match: Match, rows: Expr, features: Expr, outputs: Expr, groups: Expr) -> None:
+
+class _Sizes:
+    """The three parts of one system in both forms."""
+
+    def __init__(
+        self,
+        match: Match,
+        geometry: PatchGeometry,
+        shape: Sequence[Expr],
+        rows: Expr,
+        features: Expr,
+        outputs: Expr,
+        groups: Expr,
+    ) -> None:
         self.rows, self.features, self.outputs, self.groups = rows, features, outputs, groups
+        self.primal = match.form is Form.PRIMAL
         self.input = match.call.input
-        self.geometry = match.call.geometry
+        self.geometry, self.shape = geometry, tuple(shape)
         value = match.gradient.node.meta["val"]
         # The new gradient is float32 at least, or float64.
         self.result_bytes = elements_of(match.gradient.node) * torch.promote_types(value.dtype, torch.float32).itemsize
-        self.output_bytes = elements_of(match.gradient.output_gradient) * _itemsize(match.gradient.output_gradient)
-        self.input_bytes = elements_of(self.input) * _itemsize(self.input)
+        self.output_bytes = groups * rows * outputs * _itemsize(match.gradient.output_gradient)
+        self.input_bytes = sympy.Mul(*shape) * _itemsize(self.input)
         self.device = value.device.type
         # From beginning to end there are a float64 input, divided by its largest number, and the patches of the dual form.
         scaled = self.input_bytes if self.input.meta["val"].dtype == torch.float64 else ZERO
         self.kept_bytes = scaled + (self._patch_bytes() if match.form is Form.DUAL else ZERO)
+
+    def work(self) -> tuple[Work, Work, Work]:
+        """Covariance, factorisation and solve."""
+        if self.primal:
+            return self.covariance(), self.factorisation(self.features), self.solve()
+        return self.kernel(), self.factorisation(self.rows), self.solve_and_multiply()
 
     def covariance(self) -> Work:
         """With the bytes of ``G``, which the same operator computes, by as many operations as the plain one took."""
@@ -312,7 +358,7 @@ class _Sizes:
 
     def _images(self) -> tuple[Expr, ...]:
         """Shape that ``patch_gram`` is given: the entries of a batched product are groups of channels."""
-        return shape_of(self.input) if self.geometry.kernel_size else (self.rows, self.groups * self.features)
+        return self.shape if self.geometry.kernel_size else (self.rows, self.groups * self.features)
 
     def _grouped(self) -> Any:
         return dataclasses.replace(self.geometry, groups=self.groups)

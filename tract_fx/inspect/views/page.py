@@ -221,15 +221,15 @@ class _Layer:
     @property
     def facts(self) -> list[tuple[str, str | Markup]]:
         match = self.match
-        size = match.features if match.form == "primal" else match.rows
         rows = (
             human(match.rows).replace(" ", NO_BREAK) if isinstance(match.rows, int) else formula(self.layer.cost.rows)
         )
-        size = f"{match.features}" if match.form == "primal" else rows
-        systems = f"{match.groups} × " if match.groups > 1 else ""
+        size = match.size if match.form == "primal" or match.blocks else rows
+        systems = f"{match.count} × " if match.count > 1 else ""
+        most = "up to " if match.is_largest else ""
         return [
             ("form", match.form),
-            ("system", Markup("{}{} × {}").format(systems, size, size)),
+            ("system", Markup("{}{}{} × {}").format(systems, most, size, size)),
             ("rows", rows),
             ("features", f"{match.features:,}"),
             ("operator", match.op),

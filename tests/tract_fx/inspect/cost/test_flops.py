@@ -199,6 +199,8 @@ LAYERS = {
     "linear": (lambda: nn.Linear(6, 4), (9, 3, 6)),
     "dual": (lambda: nn.Linear(30, 4), (7, 30)),
     "dual convolution": (lambda: nn.Conv2d(8, 4, 3), (2, 8, 4, 4)),
+    "transposed": (lambda: nn.ConvTranspose2d(3, 4, 4, 2, 1), (4, 3, 9, 8)),
+    "dual transposed": (lambda: nn.ConvTranspose2d(30, 4, 3), (7, 30, 1, 1)),
 }
 
 

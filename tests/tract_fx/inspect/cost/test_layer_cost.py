@@ -17,8 +17,9 @@ from support.product import Product
 from support.works import works
 from tract_fx.inspect.cost.flops import step_flops
 from tract_fx.inspect.cost.layer_cost import LayerCost, layer_cost
-from tract_fx.ops.operands import convolution_operands
+from tract_fx.ops.operands import layer_operands
 from tract_fx.ops.patches import LINEAR, PatchGeometry
+from tract_fx.ops.transposed import TransposedGeometry
 from tract_fx.passes.first_layer import find
 
 pytestmark = works("explain")
@@ -38,6 +39,10 @@ def counted(function: Callable[[], object]) -> int:
 
 def conv(*args: int, **kwargs: int) -> nn.Module:
     return nn.Sequential(nn.Conv2d(*args, **kwargs), nn.Tanh())
+
+
+def up(*args: int, **kwargs: int) -> nn.Module:
+    return nn.Sequential(nn.ConvTranspose2d(*args, **kwargs), nn.Tanh())
 
 
 # Layer, shape of its input, (groups, rows, features, outputs).
@@ -73,6 +78,22 @@ def test_operations_are_those_of_the_plain_computation(name: str) -> None:
     assert cost.input_gradient == 0
     assert cost.added == cost.total.flops - (product if cost.form == "dual" else 0)
     assert cost.layer_flops == 2 * product
+
+
+@pytest.mark.parametrize(("batch", "form"), [(5, "primal"), (2, "dual")])
+def test_a_transposed_convolution_costs_what_its_parts_do(batch: int, form: str) -> None:
+    """Of 6 x 4 pixels: four covariances of 2 x 2 taps, for three outputs each. The layer's own zeros are not counted."""
+    x = torch.randn(batch, 20, 6, 4) if form == "primal" else torch.randn(batch, 20, 2, 2)
+    model = up(20, 3, 4, stride=2, padding=1)
+    cost = cost_of(model, x)
+    rows, features, outputs = x[:, 0].numel(), 80, 3
+    assert (cost.form, cost.rows, cost.features, cost.groups) == (form, 4 * rows, 320, 1)
+    system, inner = (rows, features) if form == "dual" else (features, rows)
+    assert cost.covariance.flops == 4 * inner * system * (system + 1)
+    assert cost.factorisation.flops == 4 * system * (system + 1) * (2 * system + 1) // 6
+    product = 4 * 2 * rows * features * outputs
+    assert cost.solve.flops == 4 * 2 * system**2 * outputs + (product if form == "dual" else 0)
+    assert cost.forward == cost.weight_gradient == counted(lambda: model[0](x)) == product
 
 
 @pytest.mark.parametrize("inductor", [True, False], ids=["inductor", "aot_eager"])
@@ -128,6 +149,7 @@ MEMORY = {
     "linear": (lambda: nn.Linear(700, 500), (900, 700)),
     "dual": (lambda: nn.Linear(2000, 300), (600, 2000)),
     "dual convolution": (lambda: conv(64, 32, 5), (8, 64, 12, 12)),
+    "transposed": (lambda: up(64, 24, 4, stride=2, padding=1), (8, 64, 24, 24)),
 }
 
 
@@ -149,16 +171,18 @@ def closed_form(
 
     layer = model if isinstance(model, nn.Linear) else model[0]
     geometry = LINEAR
-    if isinstance(layer, nn.Conv2d):
-        geometry = PatchGeometry(layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups)
+    if not isinstance(layer, nn.Linear):
+        sizes = layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups
+        transposed = isinstance(layer, nn.ConvTranspose2d)
+        geometry = TransposedGeometry(*sizes, layer.output_padding) if transposed else PatchGeometry(*sizes)
     operators = {gram: "patch_gram", gradient: "gram_and_gradient", dual: "_on_cpu"}
 
     def run(x: torch.Tensor) -> torch.Tensor:
         with pytest.MonkeyPatch.context() as patch:
             for module, name in operators.items():  # of an operator only the result would be seen
                 patch.setattr(module, name, getattr(module, name)._init_fn)
-            operands = convolution_operands(x, None, output_gradient, layer.weight.shape, geometry)
-            return operands.dual(0.1) if cost.form == "dual" else operands.primal(0.1)
+            operands = layer_operands(x, output_gradient, layer.weight.shape, geometry)
+            return operands.gradient(0.1, dual=cost.form == "dual")
 
     return run
 
