@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch.fx import Node
@@ -39,7 +40,8 @@ class Side(enum.Enum):
     LEFT = "left"
 
 
-_SAME_DIMENSIONS = ("alias", "clone", "expand", "unsqueeze", "view", "_to_copy", "prims.convert_element_type")
+_SAME_DIMENSIONS = ("alias", "clone", "expand", "_to_copy", "prims.convert_element_type")
+_RESHAPES = ("view", "_unsafe_view", "unsqueeze", "squeeze")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,19 +70,32 @@ class Call:
     def summed_dimension(self) -> int:
         """The dimension of the weight, counted from the end, over which a product sums, before transpositions; else 0.
 
-        Views are followed while the last two dimensions stay the same, up to their order.
+        Views are followed while it is clear which of their dimensions it is.
         """
         if self.kind is Kind.CONVOLUTION:
             return 0
         dim, node = -2 if self.side is Side.RIGHT else -1, self.weight
         while isinstance(source := next(iter(node.args), None), Node) and "val" in source.meta:
-            dims, before = node.meta["val"].dim(), source.meta["val"]
-            if target_of(node) in ("t", "transpose", "permute"):
-                dim = _order(node, list(range(dims)))[dim] - dims
-            elif target_of(node) not in _SAME_DIMENSIONS or before.shape[-2:] != node.meta["val"].shape[-2:]:
+            if (before := _dimension_before(node, dim, node.meta["val"].shape, source.meta["val"].shape)) is None:
                 break
-            node = source
+            dim, node = before, source
         return dim
+
+
+def _dimension_before(node: Node, dim: int, after: Sequence[Any], before: Sequence[Any]) -> int | None:
+    """Which dimension of its operand a dimension of a view is, both counted from the end; None where it is not clear."""
+    target = target_of(node)
+    if target in ("t", "transpose", "permute"):
+        return _order(node, list(range(len(after))))[dim] - len(after)
+    if target in _SAME_DIMENSIONS:
+        return dim if -dim <= len(before) else None
+    if target not in _RESHAPES:
+        return None
+    # Dimensions of size 1 come and go; the others stay.
+    kept = [[index - len(shape) for index, size in enumerate(shape) if size != 1] for shape in (after, before)]
+    if dim not in kept[0] or [after[index] for index in kept[0]] != [before[index] for index in kept[1]]:
+        return None
+    return kept[1][kept[0].index(dim)]
 
 
 def _order(node: Node, order: list[int]) -> list[int]:

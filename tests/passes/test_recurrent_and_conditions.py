@@ -55,6 +55,8 @@ class TiedAutoencoder(nn.Module):
         batched = self.weight.expand(len(x), -1, -1)
         if self.form == "expanded":
             return torch.tanh(torch.bmm(batched, x[:, :, None])[:, :, 0]) @ self.weight
+        if self.form == "einsum":
+            return torch.tanh(torch.einsum("oi,...i->...o", self.weight, x)) @ self.weight
         if self.form == "recurrent":
             return torch.nn.functional.linear(torch.tanh(torch.nn.functional.linear(x, self.weight)), self.weight)
         if self.form == "recurrent, in other words":
@@ -68,6 +70,7 @@ class TiedAutoencoder(nn.Module):
         (5, "functional", True),
         (3, "functional", True),
         (5, "expanded", True),
+        (5, "einsum", True),
         (5, "recurrent", False),
         (5, "recurrent, in other words", False),
     ],
