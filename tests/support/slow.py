@@ -99,6 +99,12 @@ SPLITS = {
     "integration/test_untouched.py": Split(slow=("test_*[attention-*]", "test_*[convnet-inductor]")),
     "integration/test_weights.py": Split(slow=("test_*_through_generated_code",)),
     "passes/test_batch.py": Split(slow=("test_*inductor]",)),
+    "passes/test_transposed.py": Split(
+        slow=("test_every_geometry*", "test_*inductor]"),
+        fast=tuple(
+            f"test_every_geometry[{name}]" for name in ("generator", "groups", "latent code", "signal without a batch")
+        ),
+    ),
     "tract_fx/compile/test_logs.py": Split(
         slow=("test_debug_folders_*", "test_one_line_for_each_graph_*", "test_a_miss_shows_*", "test_a_hit_*")
     ),
