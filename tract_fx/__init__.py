@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         TractWarning,
         UnknownLayerError,
         UnsupportedLayerError,
+        UnsupportedTorchError,
     )
     from tract_fx.inspect.explanation import Explanation, explain
     from tract_fx.options import TractOptions
@@ -53,6 +54,7 @@ __all__ = [
     "TractWarning",
     "UnknownLayerError",
     "UnsupportedLayerError",
+    "UnsupportedTorchError",
     "apply_tract",
     "explain",
     "probe",
@@ -95,6 +97,7 @@ _HOME = {
         "TractWarning",
         "UnknownLayerError",
         "UnsupportedLayerError",
+        "UnsupportedTorchError",
     ),
     "inspect.explanation": ("Explanation", "explain"),
     "options": ("TractOptions",),

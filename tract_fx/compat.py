@@ -1,6 +1,7 @@
 """Every private name of PyTorch that the project uses, in one place.
 
-Each was read in the sources of torch 2.11.0 and 2.15.0. When a release moves one, this is the file to change.
+Each was read in the sources of torch 2.11.0 and 2.15.0. When a release moves one, this is the file to change, together
+with the table in :mod:`tract_fx.private_names`, which is checked before anything is imported here.
 """
 
 from __future__ import annotations
@@ -15,6 +16,12 @@ from typing import Any, NoReturn
 
 import sympy
 import torch
+
+from tract_fx.private_names import PRIVATE_NAMES, require
+
+require(name for name in PRIVATE_NAMES if not name.deferred)
+
+# ruff: noqa: E402 - the names have been checked first
 from torch._dynamo.exc import BackendCompilerFailed
 from torch._dynamo.guards import get_verbose_code_parts
 from torch._dynamo.source import ConstantSource
@@ -101,6 +108,11 @@ APART_RECOMPILE_LIMIT = 256
 
 # What Dynamo puts into a graph for ``torch.func.grad`` and its relatives.
 FUNCTORCH_GRAD = eager_transforms._autograd_grad
+
+
+def _require_deferred(*modules: str) -> None:
+    """Check the names of modules that are imported only when they are needed."""
+    require(name for name in PRIVATE_NAMES if name.deferred and name.module in modules)
 
 
 def source_name(placeholder: torch.fx.Node) -> str | None:
@@ -241,6 +253,7 @@ def current_joint_pass() -> Any:
 
 def inductor_decompositions() -> dict[Any, Callable[..., Any]]:
     """The decompositions that Inductor gives to AOTAutograd under the current configuration."""
+    _require_deferred("torch._inductor", "torch._inductor.decomposition")
     from torch._inductor import lowering  # noqa: F401 - some decompositions look into it
     from torch._inductor.decomposition import select_decomp_table
 
@@ -249,6 +262,7 @@ def inductor_decompositions() -> dict[Any, Callable[..., Any]]:
 
 def compile_fx(gm: torch.fx.GraphModule, example_inputs: Sequence[Any], patches: dict[str, Any]) -> Callable[..., Any]:
     """Compile a Dynamo graph with Inductor under ``patches`` of its configuration."""
+    _require_deferred("torch._inductor.compile_fx")
     from torch._inductor.compile_fx import compile_fx as inductor_compile_fx
 
     return inductor_compile_fx(gm, example_inputs, config_patches=patches)
@@ -264,6 +278,7 @@ def aot_eager(
 
     Like Inductor's own, the pass also sees graphs that compute no gradients.
     """
+    _require_deferred("torch._dynamo.backends.common", "torch._dynamo.backends.debugging")
     from torch._dynamo.backends.common import aot_autograd
     from torch._dynamo.backends.debugging import boxed_nop
 
@@ -305,6 +320,7 @@ def joint_graph_only(
     decompositions: dict[Any, Callable[..., Any]] | None = None,
 ) -> None:
     """Trace the joint graph, or the graph itself where there are no gradients, give it to ``joint_pass`` and stop there."""
+    _require_deferred("torch._dynamo.backends.common", "torch._dynamo.backends.debugging")
     from torch._dynamo.backends.common import aot_autograd
     from torch._dynamo.backends.debugging import boxed_nop
 
@@ -418,6 +434,7 @@ def can_generate_code(device: torch.device | str) -> bool:
 def reset_cudagraphs() -> None:
     """Forget recorded CUDA graphs, as Inductor's own backend does when Dynamo is reset."""
     if torch.cuda.is_available():
+        _require_deferred("torch._inductor.cudagraph_trees")
         from torch._inductor.cudagraph_trees import reset_cudagraph_trees
 
         reset_cudagraph_trees()

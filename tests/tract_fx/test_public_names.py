@@ -16,7 +16,7 @@ PICKLED = Path(__file__).parents[1] / "data" / "version_0_1.pkl"
 PUBLIC = (
     "CaptureError Concern ConcernKind CosineLam DisagreementError Explanation LamScheduler LayerMatch LayerProbe "
     "LayerRejection OptionError Probe ProbeError TrAct TrActLayer TractBackend TractError TractOptions TractWarning "
-    "UnknownLayerError UnsupportedLayerError apply_tract explain probe remove_tract tract_backend"
+    "UnknownLayerError UnsupportedLayerError UnsupportedTorchError apply_tract explain probe remove_tract tract_backend"
 )
 OPERATORS = (
     "patch_gram",
