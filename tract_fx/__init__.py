@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tract_fx.backend import TractBackend, tract_backend
+    from tract_fx.default_backend import as_default_backend
     from tract_fx.eager.layers import TrAct, TrActLayer, apply_tract, remove_tract
     from tract_fx.errors import (
         CaptureError,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
         UnsupportedTorchError,
     )
     from tract_fx.inspect.explanation import Explanation, explain
+    from tract_fx.lookup import BackendGroup, backend_of
     from tract_fx.options import TractOptions
     from tract_fx.probing.probes import Concern, ConcernKind, LayerProbe, Probe
     from tract_fx.probing.session import probe
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from tract_fx.schedules import CosineLam, LamScheduler
 
 __all__ = [
+    "BackendGroup",
     "CaptureError",
     "Concern",
     "ConcernKind",
@@ -56,6 +59,8 @@ __all__ = [
     "UnsupportedLayerError",
     "UnsupportedTorchError",
     "apply_tract",
+    "as_default_backend",
+    "backend_of",
     "explain",
     "probe",
     "remove_tract",
@@ -87,6 +92,7 @@ if not (_here / "passes").is_dir() and (_here.parent / "passes").is_dir():
 
 _HOME = {
     "backend": ("TractBackend", "tract_backend"),
+    "default_backend": ("as_default_backend",),
     "eager.layers": ("TrAct", "TrActLayer", "apply_tract", "remove_tract"),
     "errors": (
         "CaptureError",
@@ -100,6 +106,7 @@ _HOME = {
         "UnsupportedTorchError",
     ),
     "inspect.explanation": ("Explanation", "explain"),
+    "lookup": ("BackendGroup", "backend_of"),
     "options": ("TractOptions",),
     "probing.probes": ("Concern", "ConcernKind", "LayerProbe", "Probe"),
     "probing.session": ("probe",),

@@ -11,8 +11,9 @@ import copy
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from types import FrameType
-from typing import Any, NoReturn
+from contextvars import ContextVar
+from types import FrameType, FunctionType
+from typing import Any, NamedTuple, NoReturn
 
 import sympy
 import torch
@@ -53,6 +54,7 @@ __all__ = [
     "FakeCopyMode",
     "FakeTensor",
     "FakeTensorMode",
+    "GivenBackend",
     "GradAOTOutput",
     "PlainAOTInput",
     "StorageWeakRef",
@@ -74,11 +76,13 @@ __all__ = [
     "detect_fake_mode",
     "distributed_parts",
     "engine_groups",
+    "given_backend",
     "group_named",
     "group_store",
     "group_timeout",
     "inductor_decompositions",
     "inductor_patches",
+    "instead_of_inductor",
     "is_distributed_tensor",
     "is_fake",
     "is_function_of_user",
@@ -230,6 +234,62 @@ def model_given_to_compile() -> torch.nn.Module | None:
     return compiled_module(owner) or owner
 
 
+class GivenBackend(NamedTuple):
+    """What ``torch.compile`` was given.
+
+    Attributes:
+        owner: an object that lives as long as what was compiled.
+        function: the backend; for a name, what is registered under it.
+        arguments: ``mode`` and ``options``, where they were given.
+    """
+
+    owner: object
+    function: Callable[..., Any]
+    arguments: dict[str, Any]
+
+
+def given_backend(value: object) -> GivenBackend | None:
+    """The backend of what ``torch.compile`` returned; None for anything else, and for Inductor."""
+    from torch._dynamo.eval_frame import OptimizedModule, innermost_backend
+
+    if isinstance(value, OptimizedModule):
+        context = value.dynamo_ctx
+    elif isinstance(value, FunctionType) and "get_compiler_config" in vars(value):
+        # A function that returns an attribute of the context, and the only way from a compiled function to it.
+        (cell,) = vars(value)["get_compiler_config"].__closure__
+        context = cell.cell_contents
+    else:
+        return None
+    wrapper = innermost_backend(getattr(context, "callback", None))  # type: ignore[arg-type]
+    if not isinstance(wrapper, torch._TorchCompileWrapper):
+        return None
+    return GivenBackend(context, wrapper.compiler_fn, wrapper.kwargs)
+
+
+_INSTEAD: ContextVar[Callable[..., Any] | None] = ContextVar("backend in the place of Inductor", default=None)
+
+
+@contextlib.contextmanager
+def instead_of_inductor(backend: Callable[..., Any] | None) -> Iterator[None]:
+    """``torch.compile`` uses ``backend`` where Inductor was asked for, in this thread and this asynchronous task."""
+    wrapper: Any = torch._TorchCompileInductorWrapper
+    wrapper.__new__ = staticmethod(_wrapper_in_context)  # looks at the context: elsewhere nothing changes
+    token = _INSTEAD.set(backend)
+    try:
+        yield
+    finally:
+        _INSTEAD.reset(token)
+
+
+def _wrapper_in_context(cls: type, *arguments: Any, **keywords: Any) -> Any:
+    """What ``torch.compile`` makes of ``backend="inductor"``."""
+    backend = _INSTEAD.get()
+    # The subclass compiles ahead of time; a copy or a pickle is made without arguments.
+    if backend is None or cls is not torch._TorchCompileInductorWrapper or not (arguments or keywords):
+        return object.__new__(cls)
+    return torch._TorchCompileWrapper(backend, *arguments, **keywords)
+
+
 def list_modes() -> list[str]:
     """Names that ``torch.compile(mode=...)`` accepts."""
     from torch._inductor import list_mode_options
@@ -243,7 +303,8 @@ def inductor_patches(mode: str | None, options: dict[str, Any] | None) -> dict[s
     Raises:
         RuntimeError: for an unknown mode or option, or an option of the wrong type.
     """
-    return dict(torch._TorchCompileInductorWrapper(mode, options, None).config)
+    with instead_of_inductor(None):
+        return dict(torch._TorchCompileInductorWrapper(mode, options, None).config)
 
 
 def current_joint_pass() -> Any:
