@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tract_fx.backend import TractBackend, tract_backend
+    from tract_fx.default_backend import as_default_backend
     from tract_fx.eager.layers import TrAct, TrActLayer, apply_tract, remove_tract
     from tract_fx.errors import (
         CaptureError,
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
         TractWarning,
         UnknownLayerError,
         UnsupportedLayerError,
+        UnsupportedTorchError,
     )
     from tract_fx.inspect.explanation import Explanation, explain
+    from tract_fx.lookup import BackendGroup, backend_of
     from tract_fx.options import TractOptions
     from tract_fx.probing.probes import Concern, ConcernKind, LayerProbe, Probe
     from tract_fx.probing.session import probe
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from tract_fx.schedules import CosineLam, LamScheduler
 
 __all__ = [
+    "BackendGroup",
     "CaptureError",
     "Concern",
     "ConcernKind",
@@ -53,7 +57,10 @@ __all__ = [
     "TractWarning",
     "UnknownLayerError",
     "UnsupportedLayerError",
+    "UnsupportedTorchError",
     "apply_tract",
+    "as_default_backend",
+    "backend_of",
     "explain",
     "probe",
     "remove_tract",
@@ -85,6 +92,7 @@ if not (_here / "passes").is_dir() and (_here.parent / "passes").is_dir():
 
 _HOME = {
     "backend": ("TractBackend", "tract_backend"),
+    "default_backend": ("as_default_backend",),
     "eager.layers": ("TrAct", "TrActLayer", "apply_tract", "remove_tract"),
     "errors": (
         "CaptureError",
@@ -95,8 +103,10 @@ _HOME = {
         "TractWarning",
         "UnknownLayerError",
         "UnsupportedLayerError",
+        "UnsupportedTorchError",
     ),
     "inspect.explanation": ("Explanation", "explain"),
+    "lookup": ("BackendGroup", "backend_of"),
     "options": ("TractOptions",),
     "probing.probes": ("Concern", "ConcernKind", "LayerProbe", "Probe"),
     "probing.session": ("probe",),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ from tract_fx.records import GraphRecord, LayerMatch, LayerRejection, RejectionK
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-__all__ = ["TractBackend", "tract", "tract_backend"]
+__all__ = ["TractBackend", "named_backend", "tract", "tract_backend"]
 
 
 def tract_backend(
@@ -110,9 +111,36 @@ def tract(
         UnsupportedLayerError: when a layer cannot be rewritten and ``on_unsupported`` is ``"error"``.
         DisagreementError: when the processes of ``process_group`` cannot be reached.
     """
-    return TractBackend(TractOptions.from_compile_arguments(mode, options), warned=process_state.warned)(
-        gm, example_inputs
-    )
+    backend = named_backend(mode, options)
+    call = backend(gm, example_inputs)
+
+    def run(*args: Any) -> Any:
+        return call(*args)
+
+    run.backend = backend  # type: ignore[attr-defined] # it lives as long as the graph
+    return run
+
+
+def named_backend(mode: str | None = None, options: Mapping[str, Any] | None = None) -> TractBackend:
+    """The object behind ``torch.compile(model, backend="tract", mode=mode, options=options)``.
+
+    It is the same one for equal options, as long as a model that was compiled with them or another reference exists.
+
+    Raises:
+        OptionError: naming the option, its value and what is allowed.
+    """
+    settings = TractOptions.from_compile_arguments(mode, options)
+    for backend in list(process_state.named):
+        if backend.options == settings:
+            return backend
+    backend = TractBackend(settings, warned=process_state.warned)
+    process_state.named.add(backend)
+    return backend
+
+
+def _reset_named() -> None:
+    for backend in list(process_state.named):
+        backend.reset()
 
 
 def expect_compiled_model(owner: object = tract, *, suppress_warnings: bool = False) -> None:
@@ -127,6 +155,7 @@ def expect_compiled_model(owner: object = tract, *, suppress_warnings: bool = Fa
         skipped.expect(model, owner, suppress_warnings=suppress_warnings)
 
 
+tract.reset = _reset_named  # type: ignore[attr-defined] # torch._dynamo.reset calls it
 tract._dynamo_backend_init = expect_compiled_model  # type: ignore[attr-defined] # torch 2.15 calls it whenever torch.compile looks the name up
 
 
@@ -223,6 +252,7 @@ class TractBackend:
     def reset(self) -> None:
         """Forget the findings of all graphs; ``torch._dynamo.reset`` calls this when it discards the graphs themselves."""
         self._records.clear()
+        process_state.training.pop(self, None)
         compat.reset_cudagraphs()
 
     def __call__(
@@ -284,7 +314,10 @@ class TractBackend:
             warn_about_own_covariance("tract_backend(...) or to the options of torch.compile", self._warned)
         if torch.is_grad_enabled():
             owner = tract if self._warned is process_state.warned else self
-            skipped.saw_graph(_training_graph(captured, frame, compiled), owner, suppress_warnings=suppress_warnings)
+            graph = _training_graph(captured, frame, compiled)
+            compiled_here = process_state.training.setdefault(self, weakref.WeakValueDictionary())
+            compiled_here.update({id(parameter): parameter for parameter in graph.parameters})
+            skipped.saw_graph(graph, owner, suppress_warnings=suppress_warnings)
         else:
             skipped.saw_graph_without_gradients(frame.model)
 

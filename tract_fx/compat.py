@@ -1,6 +1,7 @@
 """Every private name of PyTorch that the project uses, in one place.
 
-Each was read in the sources of torch 2.11.0 and 2.15.0. When a release moves one, this is the file to change.
+Each was read in the sources of torch 2.11.0 and 2.15.0. When a release moves one, this is the file to change, together
+with the table in :mod:`tract_fx.private_names`, which is checked before anything is imported here.
 """
 
 from __future__ import annotations
@@ -10,11 +11,18 @@ import copy
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from types import FrameType
-from typing import Any, NoReturn
+from contextvars import ContextVar
+from types import FrameType, FunctionType
+from typing import Any, NamedTuple, NoReturn
 
 import sympy
 import torch
+
+from tract_fx.private_names import PRIVATE_NAMES, require
+
+require(name for name in PRIVATE_NAMES if not name.deferred)
+
+# ruff: noqa: E402 - the names have been checked first
 from torch._dynamo.exc import BackendCompilerFailed
 from torch._dynamo.guards import get_verbose_code_parts
 from torch._dynamo.source import ConstantSource
@@ -46,6 +54,7 @@ __all__ = [
     "FakeCopyMode",
     "FakeTensor",
     "FakeTensorMode",
+    "GivenBackend",
     "GradAOTOutput",
     "PlainAOTInput",
     "StorageWeakRef",
@@ -67,11 +76,13 @@ __all__ = [
     "detect_fake_mode",
     "distributed_parts",
     "engine_groups",
+    "given_backend",
     "group_named",
     "group_store",
     "group_timeout",
     "inductor_decompositions",
     "inductor_patches",
+    "instead_of_inductor",
     "is_distributed_tensor",
     "is_fake",
     "is_function_of_user",
@@ -101,6 +112,11 @@ APART_RECOMPILE_LIMIT = 256
 
 # What Dynamo puts into a graph for ``torch.func.grad`` and its relatives.
 FUNCTORCH_GRAD = eager_transforms._autograd_grad
+
+
+def _require_deferred(*modules: str) -> None:
+    """Check the names of modules that are imported only when they are needed."""
+    require(name for name in PRIVATE_NAMES if name.deferred and name.module in modules)
 
 
 def source_name(placeholder: torch.fx.Node) -> str | None:
@@ -218,6 +234,62 @@ def model_given_to_compile() -> torch.nn.Module | None:
     return compiled_module(owner) or owner
 
 
+class GivenBackend(NamedTuple):
+    """What ``torch.compile`` was given.
+
+    Attributes:
+        owner: an object that lives as long as what was compiled.
+        function: the backend; for a name, what is registered under it.
+        arguments: ``mode`` and ``options``, where they were given.
+    """
+
+    owner: object
+    function: Callable[..., Any]
+    arguments: dict[str, Any]
+
+
+def given_backend(value: object) -> GivenBackend | None:
+    """The backend of what ``torch.compile`` returned; None for anything else, and for Inductor."""
+    from torch._dynamo.eval_frame import OptimizedModule, innermost_backend
+
+    if isinstance(value, OptimizedModule):
+        context = value.dynamo_ctx
+    elif isinstance(value, FunctionType) and "get_compiler_config" in vars(value):
+        # A function that returns an attribute of the context, and the only way from a compiled function to it.
+        (cell,) = vars(value)["get_compiler_config"].__closure__
+        context = cell.cell_contents
+    else:
+        return None
+    wrapper = innermost_backend(getattr(context, "callback", None))  # type: ignore[arg-type]
+    if not isinstance(wrapper, torch._TorchCompileWrapper):
+        return None
+    return GivenBackend(context, wrapper.compiler_fn, wrapper.kwargs)
+
+
+_INSTEAD: ContextVar[Callable[..., Any] | None] = ContextVar("backend in the place of Inductor", default=None)
+
+
+@contextlib.contextmanager
+def instead_of_inductor(backend: Callable[..., Any] | None) -> Iterator[None]:
+    """``torch.compile`` uses ``backend`` where Inductor was asked for, in this thread and this asynchronous task."""
+    wrapper: Any = torch._TorchCompileInductorWrapper
+    wrapper.__new__ = staticmethod(_wrapper_in_context)  # looks at the context: elsewhere nothing changes
+    token = _INSTEAD.set(backend)
+    try:
+        yield
+    finally:
+        _INSTEAD.reset(token)
+
+
+def _wrapper_in_context(cls: type, *arguments: Any, **keywords: Any) -> Any:
+    """What ``torch.compile`` makes of ``backend="inductor"``."""
+    backend = _INSTEAD.get()
+    # The subclass compiles ahead of time; a copy or a pickle is made without arguments.
+    if backend is None or cls is not torch._TorchCompileInductorWrapper or not (arguments or keywords):
+        return object.__new__(cls)
+    return torch._TorchCompileWrapper(backend, *arguments, **keywords)
+
+
 def list_modes() -> list[str]:
     """Names that ``torch.compile(mode=...)`` accepts."""
     from torch._inductor import list_mode_options
@@ -231,7 +303,8 @@ def inductor_patches(mode: str | None, options: dict[str, Any] | None) -> dict[s
     Raises:
         RuntimeError: for an unknown mode or option, or an option of the wrong type.
     """
-    return dict(torch._TorchCompileInductorWrapper(mode, options, None).config)
+    with instead_of_inductor(None):
+        return dict(torch._TorchCompileInductorWrapper(mode, options, None).config)
 
 
 def current_joint_pass() -> Any:
@@ -241,6 +314,7 @@ def current_joint_pass() -> Any:
 
 def inductor_decompositions() -> dict[Any, Callable[..., Any]]:
     """The decompositions that Inductor gives to AOTAutograd under the current configuration."""
+    _require_deferred("torch._inductor", "torch._inductor.decomposition")
     from torch._inductor import lowering  # noqa: F401 - some decompositions look into it
     from torch._inductor.decomposition import select_decomp_table
 
@@ -249,6 +323,7 @@ def inductor_decompositions() -> dict[Any, Callable[..., Any]]:
 
 def compile_fx(gm: torch.fx.GraphModule, example_inputs: Sequence[Any], patches: dict[str, Any]) -> Callable[..., Any]:
     """Compile a Dynamo graph with Inductor under ``patches`` of its configuration."""
+    _require_deferred("torch._inductor.compile_fx")
     from torch._inductor.compile_fx import compile_fx as inductor_compile_fx
 
     return inductor_compile_fx(gm, example_inputs, config_patches=patches)
@@ -264,6 +339,7 @@ def aot_eager(
 
     Like Inductor's own, the pass also sees graphs that compute no gradients.
     """
+    _require_deferred("torch._dynamo.backends.common", "torch._dynamo.backends.debugging")
     from torch._dynamo.backends.common import aot_autograd
     from torch._dynamo.backends.debugging import boxed_nop
 
@@ -305,6 +381,7 @@ def joint_graph_only(
     decompositions: dict[Any, Callable[..., Any]] | None = None,
 ) -> None:
     """Trace the joint graph, or the graph itself where there are no gradients, give it to ``joint_pass`` and stop there."""
+    _require_deferred("torch._dynamo.backends.common", "torch._dynamo.backends.debugging")
     from torch._dynamo.backends.common import aot_autograd
     from torch._dynamo.backends.debugging import boxed_nop
 
@@ -418,6 +495,7 @@ def can_generate_code(device: torch.device | str) -> bool:
 def reset_cudagraphs() -> None:
     """Forget recorded CUDA graphs, as Inductor's own backend does when Dynamo is reset."""
     if torch.cuda.is_available():
+        _require_deferred("torch._inductor.cudagraph_trees")
         from torch._inductor.cudagraph_trees import reset_cudagraph_trees
 
         reset_cudagraph_trees()

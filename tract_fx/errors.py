@@ -9,6 +9,7 @@ __all__ = [
     "TractWarning",
     "UnknownLayerError",
     "UnsupportedLayerError",
+    "UnsupportedTorchError",
 ]
 
 
@@ -43,6 +44,13 @@ class UnsupportedLayerError(TractError, RuntimeError):
     """A layer that should be rewritten cannot be, and would train with its plain gradient.
 
     The message names the layer, the reason and what to do.
+    """
+
+
+class UnsupportedTorchError(TractError, ImportError):
+    """The installed PyTorch lacks a private name that tract-fx uses, or has it with another signature.
+
+    The message names the release that was found, those that are supported, and what is missing.
     """
 
 

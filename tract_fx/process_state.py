@@ -1,7 +1,10 @@
 """The state that this package keeps for the whole process, and the reasons why it cannot be kept anywhere else.
 
-- ``torch.compile(model, backend="tract")`` calls a function for every graph, and no object outlives the call. The keys of
-  warnings that are given only once are therefore kept in :data:`warned`.
+- ``torch.compile(model, backend="tract")`` calls a function for every graph. The object that this function makes is found
+  again by its options in :data:`named`: Dynamo may run the code of one model for another one if their options are equal.
+  Between the compilation of a model and its first graph, :data:`asked` keeps an object that the user asked for. The keys of
+  warnings that are given only once are kept in :data:`warned`.
+- A model does not know with which backend it was compiled: :data:`training` has the parameters that each backend has seen.
 - Dynamo may skip the frame that holds the first layer, and then no backend is called. The optimiser still runs, but it
   knows nothing of backends: which parameters of each model were compiled is kept in :data:`models`. Before the optimiser,
   the only moment when a model can be registered is the call of ``torch.compile``, which reads the name of the backend. For
@@ -34,14 +37,17 @@ __all__ = [
     "CompileStatus",
     "Structure",
     "agreements",
+    "asked",
     "backends",
     "models",
+    "named",
     "observers",
     "origins",
     "origins_alive",
     "rewritten",
     "structures",
     "tract_classes",
+    "training",
     "warned",
 ]
 
@@ -96,6 +102,9 @@ class BackendStatus:
 
 
 warned: set[str] = set()
+named: weakref.WeakSet[Any] = weakref.WeakSet()
+asked: weakref.WeakKeyDictionary[object, Any] = weakref.WeakKeyDictionary()
+training: weakref.WeakKeyDictionary[Any, weakref.WeakValueDictionary[int, torch.Tensor]] = weakref.WeakKeyDictionary()
 backends: weakref.WeakKeyDictionary[object, BackendStatus] = weakref.WeakKeyDictionary()
 rewritten: weakref.WeakValueDictionary[int, torch.Tensor] = weakref.WeakValueDictionary()
 models: weakref.WeakKeyDictionary[nn.Module, CompileStatus] = weakref.WeakKeyDictionary()

@@ -139,7 +139,7 @@ def _as_targets(targets: HasLam | Iterable[HasLam]) -> tuple[HasLam, ...]:
     for target in found or (targets,):
         if not hasattr(target, "lam"):
             raise OptionError(
-                f"{target!r} has no lam that could be set: give an object that tract_backend(...) or TrAct(...) returned. "
-                'The lam of backend="tract" cannot be changed: use torch.compile(model, backend=tract_backend(...)).'
+                f"{target!r} has no lam that could be set: give an object that tract_backend(...) or TrAct(...) returned, "
+                'or, for a model that was compiled with backend="tract", tract_fx.backend_of(model).'
             )
     return found

@@ -14,9 +14,10 @@ from tract_fx.eager.layers import TrActLayer
 PICKLED = Path(__file__).parents[1] / "data" / "version_0_1.pkl"
 
 PUBLIC = (
-    "CaptureError Concern ConcernKind CosineLam DisagreementError Explanation LamScheduler LayerMatch LayerProbe "
-    "LayerRejection OptionError Probe ProbeError TrAct TrActLayer TractBackend TractError TractOptions TractWarning "
-    "UnknownLayerError UnsupportedLayerError apply_tract explain probe remove_tract tract_backend"
+    "BackendGroup CaptureError Concern ConcernKind CosineLam DisagreementError Explanation LamScheduler LayerMatch "
+    "LayerProbe LayerRejection OptionError Probe ProbeError TrAct TrActLayer TractBackend TractError TractOptions "
+    "TractWarning UnknownLayerError UnsupportedLayerError UnsupportedTorchError apply_tract "
+    "as_default_backend backend_of explain probe remove_tract tract_backend"
 )
 OPERATORS = (
     "patch_gram",

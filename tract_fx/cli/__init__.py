@@ -66,10 +66,11 @@ def _run(args: argparse.Namespace) -> int:
 
 def _in_words(error: Exception) -> str:
     from tract_fx.errors import TractError
-    from tract_fx.inspect.causes import first_cause, in_words
 
     if isinstance(error, TractError):
         return str(error)
+    from tract_fx.inspect.causes import first_cause, in_words
+
     return f'{in_words(first_cause(error))} (TORCH_LOGS="+tract_fx" shows where)'
 
 

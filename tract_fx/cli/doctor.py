@@ -25,9 +25,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     with Console(stderr=True).status("Compiling a network of two layers ..."):
-        from tract_fx.tools.doctor.checkup import checkup
-
-        found = checkup()
+        found = _look()
     if args.json:
         json.dump(found.to_dict(), sys.stdout, indent=2)
         print()
@@ -36,13 +34,27 @@ def run(args: argparse.Namespace) -> int:
     return SUCCESS if found.is_fine else FOUND
 
 
+def _look() -> Any:
+    from tract_fx.errors import UnsupportedTorchError
+
+    try:
+        from tract_fx.tools.doctor.checkup import checkup
+    except UnsupportedTorchError:  # nothing else can be looked at
+        from tract_fx.tools.doctor.private_names import check_private_names
+        from tract_fx.tools.doctor.result import Checkup, versions
+
+        return Checkup(versions(), (), check_private_names())
+    return checkup()
+
+
 def _report(found: Any) -> Iterator[Any]:
     from rich.text import Text
 
     yield _table(
         "Versions", ((Text(name), Text(version or "not installed")) for name, version in found.versions.items())
     )
-    yield _table("Devices", ((Text(name), Text(text.strip())) for name, _, text in map(_split, found.devices)))
+    if found.devices:
+        yield _table("Devices", ((Text(name), Text(text.strip())) for name, _, text in map(_split, found.devices)))
     yield _table("Checks", map(_row, found.checks))
     if found.is_fine:
         yield Text("TrAct works here.", style="bold green")

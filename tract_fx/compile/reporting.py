@@ -12,7 +12,7 @@ from tract_fx.errors import TractWarning, UnknownLayerError, UnsupportedLayerErr
 from tract_fx.ops.transposed import TransposedGeometry
 from tract_fx.options import TractOptions, closest
 from tract_fx.passes.first_layer import Findings, Form, Match, Rejection, is_named
-from tract_fx.passes.joint_graph import GraphInput
+from tract_fx.passes.joint_graph import GraphInput, Role
 from tract_fx.records import GraphRecord, LayerMatch, LayerRejection, Severity
 
 __all__ = ["FindingsRecorder", "check_names", "report_findings"]
@@ -106,6 +106,8 @@ def report_findings(record: GraphRecord, settings: TractOptions, reported: set[s
 def check_names(layers: str | Sequence[str], frame: ModelFrame, inputs: Sequence[GraphInput]) -> None:
     """Check that the model has the names in ``layers``; where no model is known, warn about those the graph does not have.
 
+    A function without parameters has no layers, and nothing is said of it.
+
     Args:
         layers: the option.
         frame: the model that is being compiled, if it is known.
@@ -114,7 +116,7 @@ def check_names(layers: str | Sequence[str], frame: ModelFrame, inputs: Sequence
     Raises:
         UnknownLayerError: naming a name that the model does not have, and names that are similar.
     """
-    if layers == "first":
+    if layers == "first" or (frame.names is None and all(item.role is not Role.PARAMETER for item in inputs)):
         return
     used = {item.name for item in inputs}
     known = (frame.names or frozenset()) | used | {name.rpartition(".")[0] for name in used}

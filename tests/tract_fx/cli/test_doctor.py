@@ -9,7 +9,7 @@ import pytest
 from support.works import works
 from tract_fx import cli
 from tract_fx.tools.doctor import checkup as module
-from tract_fx.tools.doctor.checkup import Check, Checkup, State
+from tract_fx.tools.doctor.result import Check, Checkup, State
 
 pytestmark = works("command line")
 

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
-import enum
 import json
-import platform
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from tract_fx import compat
 from tract_fx.environment import environment
 from tract_fx.ops.gpu.launch import PRODUCTS, can_import_triton, is_triton_usable
+from tract_fx.tools.doctor.private_names import check_private_names
+from tract_fx.tools.doctor.result import Check, Checkup, State, versions
 from tract_fx.tools.doctor.self_check import SelfCheck, self_check
 
-__all__ = ["Check", "Checkup", "State", "checkup"]
-
-REQUIRED = ("torch", "triton", "tract-fx")
-OPTIONAL = ("timm", "torchvision", "transformers", "torch-tract")
+__all__ = ["checkup"]
 
 # A compiler that has never run on this machine builds its headers first.
 PATIENCE = 180
@@ -32,60 +27,16 @@ PATIENCE = 180
 REPORT = "Please report this, with the output of tract-fx doctor --json."
 
 
-class State(enum.Enum):
-    """How a check went."""
-
-    WORKS = "works"
-    LIMITED = "limited"
-    """Something is not there; TrAct trains without it."""
-    BROKEN = "broken"
-
-
-@dataclasses.dataclass(frozen=True)
-class Check:
-    """One thing that was looked at.
-
-    Attributes:
-        name: of the thing.
-        state: how it went.
-        detail: what was seen.
-        advice: what to do about it, if anything.
-    """
-
-    name: str
-    state: State
-    detail: str
-    advice: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class Checkup:
-    """Everything that was looked at."""
-
-    versions: dict[str, str | None]
-    devices: tuple[str, ...]
-    checks: tuple[Check, ...]
-
-    @property
-    def is_fine(self) -> bool:
-        """Whether nothing is broken."""
-        return all(check.state is not State.BROKEN for check in self.checks)
-
-    def to_dict(self) -> dict[str, Any]:
-        """For tools."""
-        checks = [dataclasses.asdict(check) | {"state": check.state.value} for check in self.checks]
-        return {"is_fine": self.is_fine, "versions": self.versions, "devices": list(self.devices), "checks": checks}
-
-
 def checkup() -> Checkup:
     """Look at this machine; takes some seconds, most of them for compiling a network of two layers."""
     steps = [_StepElsewhere("inductor", device) for device in _devices_with_code()]  # they run beside the rest
     checks = (
+        *check_private_names(),
         *(_code_generation(), _kernels(), _cache(), _entry_point()),
         _step("a step without generated code", lambda: self_check("aot_eager")),
         *(_step(f"a step with Inductor on {step.device}", step.result) for step in steps),
     )
-    return Checkup(_versions(), tuple(_devices()), checks)
+    return Checkup(versions(), tuple(_devices()), checks)
 
 
 def _devices_with_code() -> Iterator[str]:
@@ -93,16 +44,6 @@ def _devices_with_code() -> Iterator[str]:
         yield "cpu"
     if torch.cuda.is_available():
         yield "cuda"
-
-
-def _versions() -> dict[str, str | None]:
-    found: dict[str, str | None] = {"python": platform.python_version()}
-    for name in (*REQUIRED, *OPTIONAL):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = None
-    return found
 
 
 def _devices() -> Iterator[str]:

@@ -10,7 +10,8 @@ import torch
 
 from tract_fx import compat
 from tract_fx.tools.doctor import checkup as module
-from tract_fx.tools.doctor.checkup import Check, State, checkup
+from tract_fx.tools.doctor.checkup import checkup
+from tract_fx.tools.doctor.result import Check, State
 from tract_fx.tools.doctor.self_check import SelfCheck
 
 
