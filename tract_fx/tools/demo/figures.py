@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from tract_fx.tools.demo.pair import Pair
-from tract_fx.tools.demo.sides import PLAIN, TRACT
+from tract_fx.tools.training.sides import PLAIN, TRACT
 
 # Blue and vermillion of Okabe and Ito's palette stay apart under every common colour blindness; the dashes also
 # keep them apart in print. The dashes lie on top, so that both lines are seen where they meet.

@@ -14,9 +14,9 @@ from tract_fx.environment import environment
 from tract_fx.tools.demo.compare import compare, verdict
 from tract_fx.tools.demo.pair import Pair
 from tract_fx.tools.demo.settings import DemoSettings
-from tract_fx.tools.demo.sides import PLAIN, SIDES, TRACT
 from tract_fx.tools.demo.training import Run
 from tract_fx.tools.images.arrays import ImageSet
+from tract_fx.tools.training.sides import PLAIN, TRACT
 
 
 def print_pair(console: Console, title: str, pair: Pair) -> None:
@@ -31,7 +31,7 @@ def print_pair(console: Console, title: str, pair: Pair) -> None:
 def accuracy_table(title: str, pair: Pair) -> Table:
     """Test accuracy in per cent after each epoch, with the difference in points."""
     table = Table(title=f"{title}: test accuracy, %")
-    for heading in ("epoch", *SIDES, "difference"):
+    for heading in ("epoch", PLAIN, TRACT, "difference"):
         table.add_column(heading, justify="right")
     rows = zip(pair.runs[PLAIN].epochs, pair.runs[TRACT].epochs, strict=True)
     for number, (plain, tract) in enumerate(rows, 1):
@@ -54,13 +54,9 @@ def _rewritten(pair: Pair) -> list[str]:
 
 def _timing(pair: Pair) -> str:
     return "; ".join(
-        f"{side}: first step {run.first_step_seconds:.1f} s with compilation, then {_seconds(run.epoch_seconds)} per epoch"
+        f"{side}: first step {run.first_step_seconds:.1f} s with compilation, then {run.epoch_seconds:.2f} s per epoch"
         for side, run in pair.runs.items()
     )
-
-
-def _seconds(value: float | None) -> str:
-    return "not measured" if value is None else f"{value:.2f} s"
 
 
 def _sides(pair: Pair) -> dict[str, Run]:

@@ -1,6 +1,6 @@
 """The image set of one demo run, held in memory as 8-bit tensors, and its standardised form for training."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,14 +48,25 @@ class ImageSet:
         return self.train_images.shape[-1]
 
 
+def _unchanged(images: Tensor) -> Tensor:
+    return images
+
+
 @dataclass(frozen=True)
 class TrainingData:
-    """The set as the networks see it: float32 images `(images, channels, size, size)`, int64 labels, one device."""
+    """The set for training, all of it on one device.
+
+    Attributes:
+        train_images, test_images: `(images, channels, height, width)`, float32 or what `finish` makes float32 of.
+        train_labels, test_labels: int64 `(images,)`.
+        finish: from stored images to what a network reads.
+    """
 
     train_images: Tensor
     train_labels: Tensor
     test_images: Tensor
     test_labels: Tensor
+    finish: Callable[[Tensor], Tensor] = _unchanged
 
 
 def standardised(images: ImageSet, device: torch.device) -> TrainingData:
