@@ -86,7 +86,7 @@ def draw_filters(name: str, pair: Pair, path: Path) -> None:
     panels |= {f"after {side} training": run.filters for side, run in pair.runs.items()}
     in_colour = pair.initial_filters.shape[1] == 3
     figure = _figure(12 if in_colour else 13, 5)
-    figure.get_layout_engine().set(wspace=0.08, h_pad=0.1)
+    figure.get_layout_engine().set(wspace=0.08, w_pad=0.15, h_pad=0.1)
     figure.suptitle(f"{name}: {_filter_count(pair.initial_filters)}", fontsize=12)
     scales = {title: _scale(filters, in_colour) for title, filters in panels.items()}
     if not in_colour:
