@@ -1,7 +1,6 @@
 """What the demo says at the end: a table and a verdict per network, and `results.json`."""
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +15,7 @@ from tract_fx.tools.demo.pair import Pair
 from tract_fx.tools.demo.settings import DemoSettings
 from tract_fx.tools.demo.training import Run
 from tract_fx.tools.images.arrays import ImageSet
+from tract_fx.tools.training.drawing import finite
 from tract_fx.tools.training.sides import PLAIN, TRACT
 
 
@@ -86,7 +86,7 @@ def write_results(
         "seconds": seconds,
         "models": {name: _pair_record(pair) for name, pair in pairs.items()},
     }
-    path.write_text(json.dumps(_finite(record), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(finite(record), indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _image_record(images: ImageSet) -> dict[str, Any]:
@@ -114,14 +114,3 @@ def _run_record(run: Run) -> dict[str, Any]:
         "first_step_seconds": run.first_step_seconds,
         "epoch_seconds": run.epoch_seconds,
     }
-
-
-def _finite(value: Any) -> Any:
-    """The same record with None for infinities and NaN, which JSON lacks."""
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)

@@ -37,9 +37,10 @@ def run_demo(settings: DemoSettings, console: Console) -> list[Path]:
     started = time.perf_counter()
     asked, settings = settings, resolved(settings)
     assert settings.threads is not None
-    with console.status("reading images"):
-        images = read_images(settings)
-        data = standardised(images, torch.device(settings.device))
+    console.print(f"Reading {settings.data or 'the digits'}", highlight=False, soft_wrap=True, markup=False)
+    console.file.flush()
+    images = read_images(settings)
+    data = standardised(images, torch.device(settings.device))
     schedule = Schedule(settings.epochs, min(settings.batch_size, len(images.train_images)), settings.seed)
     _introduce(console, settings, images, schedule)
     if settings.inner != (asked.inner or "inductor"):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tract_fx.tools.errors import ImageError
 from tract_fx.tools.images.decoding import decode
-from tract_fx.tools.images.sampling import choose_split
+from tract_fx.tools.images.sampling import TEST_SHARE, choose_split
 from tract_fx.tools.images.sources import Entry, layout, left_out_notice, open_source
 from tract_fx.tools.memory import check_memory
 
@@ -132,6 +132,8 @@ def load_images(path: Path, image_size: int, limit: int, seed: int) -> ImageSet:
     check_memory(count * image_size**2 * (3 + 4), f"--input 3x{image_size}x{image_size}: {count:,} images", ImageError)
     pixels, readable = _decode_all(source.read([entries[i].name for i in sorted(train + test)]), entries, image_size)
     notices = (*_cut_notice(count, len(entries)), *left_out_notice(source))
+    if any(entry.is_test is None for entry in entries):
+        notices = (f"There is no folder of test images: {TEST_SHARE:.0%} of each class are held out.", *notices)
     if skipped := count - len(readable):
         notices = (*notices, f"Skipped {skipped:,} files that could not be read as images.")
     row = {index: position for position, index in enumerate(readable)}

@@ -30,13 +30,13 @@ def load_transformers(name: str, *, allocate: bool, task: Task | None = None) ->
     Raises:
         ModelError: when there is no such configuration, or no model for it.
     """
-    from transformers import AutoModel, AutoModelForImageClassification
+    from transformers import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, AutoModel, AutoModelForImageClassification
 
     spec = f"hf:{name}"
     config = _configuration(name, spec)
     kind = AutoModel if task is None else AutoModelForImageClassification
     if task is not None:
-        if type(config) not in kind._model_mapping:
+        if type(config) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
             raise ModelError(f"{spec}: transformers has no image classifier of this model type")
         _set_task(config, task)
     try:
