@@ -54,7 +54,7 @@ def run_compare(settings: CompareSettings, console: Console) -> Outcome:
     """Train every side with every seed, report, and write the picture and `results.json`.
 
     Raises:
-        CompareError: if it cannot be done, or was stopped before any epoch of every side.
+        CompareError: if it cannot be done, or the time is over before the end of any epoch.
         JournalError: if the folder has runs of another comparison.
         OutputError: if a result cannot be written; it is raised before the training wherever that can be known.
     """
@@ -188,9 +188,7 @@ class Comparison:
         return Cost({side.name: steps.get(side.name, tract) for side in self.settings.sides}, fmean(around))
 
     def _continued(self, plan: Plan) -> Plan:
-        self._say(
-            f"Going on with runs of {plan.epochs} epochs ({plan.steps} steps each), the length that the first start chose."
-        )
+        self._say(f"Going on with runs of {plan.epochs} epochs, {plan.steps} steps each, as at the first start.")
         return plan
 
     def _train_seeds(self, compiled: CompiledSides, plan: Plan) -> None:
@@ -308,6 +306,8 @@ def _findings(settings: CompareSettings, subject: Subject, stopped: str | None) 
         curves.append(Curve(side.name, seed, tuple(points)))
         matches = next((line["matches"] for line in lines if line.get("matches")), matches)
     if plan is None or not any(curve.points for curve in curves):
+        if stopped == "Ctrl-C":
+            raise KeyboardInterrupt
         raise CompareError(f"stopped by {stopped} before the end of the first epoch: there is nothing to report")
     return Findings(
         model=settings.model,

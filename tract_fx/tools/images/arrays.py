@@ -133,7 +133,7 @@ def load_images(path: Path, image_size: int, limit: int, seed: int) -> ImageSet:
     pixels, readable = _decode_all(source.read([entries[i].name for i in sorted(train + test)]), entries, image_size)
     notices = (*_cut_notice(count, len(entries)), *left_out_notice(source))
     if any(entry.is_test is None for entry in entries):
-        notices = (f"There is no folder of test images: {TEST_SHARE:.0%} of each class are held out.", *notices)
+        notices = (*notices, f"There is no folder of test images: {TEST_SHARE:.0%} of each class are held out.")
     if skipped := count - len(readable):
         notices = (*notices, f"Skipped {skipped:,} files that could not be read as images.")
     row = {index: position for position, index in enumerate(readable)}

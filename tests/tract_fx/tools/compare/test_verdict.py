@@ -47,10 +47,10 @@ def test_equal_differences_are_no_certainty() -> None:
     ("gains", "said"),
     [
         (
-            [0.020, 0.022, 0.019, 0.021],
+            [0.020, 0.022, 0.019, 0.020],
             "TrAct ends 2.0 points above plain training, beyond what four seeds differ by (95",
         ),
-        ([-0.020, -0.022, -0.019, -0.021], "TrAct ends 2.0 points below plain training, beyond what four seeds"),
+        ([-0.020, -0.022, -0.019, -0.020], "TrAct ends 2.0 points below plain training, beyond what four seeds"),
         (
             [0.01, -0.01, 0.02, -0.008],
             "No difference that four seeds can show: TrAct ends 0.3 points above plain training",
