@@ -18,7 +18,6 @@ import torch
 
 from benchmarks.convergence.data import load
 from benchmarks.convergence.experiments import EXPERIMENTS
-from benchmarks.convergence.journal import JournalError
 from benchmarks.convergence.sizes import SIZES
 from benchmarks.convergence.summary import RESULTS
 from benchmarks.convergence.workers import run_all
@@ -40,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{EXPERIMENTS[options.experiment].question}\n{len(runs)} runs, size {size.name}, into {folder}", flush=True)
     try:
         run_all(runs, size, images, folder, options.steps, options.workers, _tell)
-    except (ToolError, JournalError) as error:
+    except ToolError as error:
         print(error)
         return 1
     return 0

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from benchmarks.convergence.networks import Builder, first_layer_name
 from benchmarks.convergence.patch_norm import DualPatchNorm, PatchNorm
-from tract_fx import compat, tract_backend
+from tract_fx import compat
 from tract_fx.ops.gram import gram
 from tract_fx.ops.patches import PatchGeometry
 from tract_fx.ops.solve import solve_primal
+from tract_fx.tools.training.sides import CompiledSides
 
 __all__ = ["METHODS", "FirstLayerGradient", "Method", "Trainee", "network", "trainee"]
 
@@ -58,30 +59,12 @@ METHODS = {
 }
 
 
-class Trainee:
-    """A network with its compiled forms, which share its parameters.
-
-    Attributes:
-        model: the network.
-        first: name of its first layer.
-        backend: that of `tract`.
-    """
+class Trainee(CompiledSides):
+    """A network with its compiled forms, and the name of its first layer."""
 
     def __init__(self, model: nn.Module, first: str, inner: str) -> None:
-        self.model = model
+        super().__init__(model, inner)
         self.first = first
-        self.backend = tract_backend(inner=inner)
-        self._inner = inner
-
-    @functools.cached_property
-    def plain(self) -> nn.Module:
-        """Compiled without the pass."""
-        return torch.compile(self.model, backend=self._inner, dynamic=False)
-
-    @functools.cached_property
-    def tract(self) -> nn.Module:
-        """Compiled with it; not made before it is used, because the backend warns of models that never run."""
-        return torch.compile(self.model, backend=self.backend, dynamic=False)
 
     @property
     def first_layer(self) -> nn.Conv2d:
@@ -114,7 +97,6 @@ def trainee(
 
     ``batch`` is the number of images that it is run with. The weights are each run's to set.
     """
-    torch._dynamo.reset()  # otherwise the networks before this one count towards Dynamo's recompile limit
     model, first = network(build, classes, width, wrapper)
     model = model.to(device, memory_format=torch.channels_last if channels_last else torch.preserve_format)
     return Trainee(model, first, "inductor" if compat.can_generate_code(device) else "aot_eager")

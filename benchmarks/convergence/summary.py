@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.convergence.journal import read
 from benchmarks.convergence.runs import Run
 from benchmarks.convergence.sizes import SIZES
+from tract_fx.tools.training.journal import read
 
 __all__ = ["RESULTS", "Need", "Result", "Results", "epochs_to_reach", "load_results", "mean_and_deviation", "needs"]
 

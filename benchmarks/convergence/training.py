@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import time
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -14,23 +11,23 @@ from torch import Generator, Tensor, nn
 from benchmarks.convergence.augmentation import AUGMENTATIONS, crop_flip, erase, mix, randaugment
 from benchmarks.convergence.data import Images
 from benchmarks.convergence.inputs import CONTRASTS, contrast_groups
-from benchmarks.convergence.journal import Journal
 from benchmarks.convergence.many_models import MODELS
 from benchmarks.convergence.methods import METHODS, FirstLayerGradient, Trainee, network, trainee
 from benchmarks.convergence.runs import Run
 from benchmarks.convergence.sizes import Size
-from tract_fx.tools.demo.training import rate_share
 from tract_fx.tools.errors import ImageError
+from tract_fx.tools.training.batches import epoch_seed
+from tract_fx.tools.training.journal import Journal
+from tract_fx.tools.training.loop import TrainingLoop, make_optimizer
 
 __all__ = ["Training"]
 
-WEIGHT_DECAY = {"sgd": 5e-4, "adam": 0.05}
 EVALUATION_BATCH = 500
 EVALUATIONS = 2
 BUILDERS = {name: architecture.build for name, architecture in MODELS.items()}
 
 
-class Training:
+class Training(TrainingLoop):
     """A run with all that belongs to it.
 
     Args:
@@ -48,18 +45,13 @@ class Training:
             raise ImageError(f"{len(images.train)} training images, fewer than the {size.batch} of a batch")
         self.run, self.size, self.images = run, size, images
         self.method = METHODS[run.method]
-        self.device = images.train.device
         self.train_inputs, self.test_inputs = images.inputs(run.inputs, run.noise)
         self.steps_per_epoch = len(images.train) // size.batch
-        self.total = run.epochs * self.steps_per_epoch
-        self.limit = self.total if steps is None else min(steps, self.total)
         self.trainee = self._fresh_trainee()
-        self.optimizers = self._optimizers()
-        schedule = partial(rate_share, total=self.total)
-        self.rates = [torch.optim.lr_scheduler.LambdaLR(optimizer, schedule) for optimizer in self.optimizers]
+        super().__init__(self.trainee.model, self._optimizers(), run.epochs * self.steps_per_epoch, amp=size.bfloat16)
+        self.limit = self.total if steps is None else min(steps, self.total)
         covariance = self.method.covariance
         self.gradient = FirstLayerGradient(self.trainee.first_layer, run.lam, covariance) if covariance else None
-        self.done = 0
 
     def train(self, journal: Journal, tell: Callable[[str], None]) -> None:
         """Train, note every epoch, and go on from the journal's checkpoint where there is one."""
@@ -70,22 +62,16 @@ class Training:
             line = {"epoch": epoch, **self.train_epoch(epoch)}
             if epoch == epochs or epoch % max(1, self.run.epochs // EVALUATIONS) == 0:
                 line |= self.evaluate()
-            journal.epoch(line, self.state_dict(epoch))
+            journal.epoch(line, self.checkpoint(epoch))
             accuracy = f", accuracy {line['accuracy']:.1%}" if "accuracy" in line else ""
             tell(f"epoch {epoch} of {epochs}: loss {line['loss']:.3f}{accuracy}")
         journal.finish({"rewritten": self.rewritten(), "steps": self.done})
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """Mean loss in nats over the epoch's steps, seconds by the clock and by the processor."""
-        generator = Generator().manual_seed(1_000_003 * self.run.seed + epoch)
-        self.trainee.model.train()
-        total, count = torch.zeros((), device=self.device), 0
-        started = self._now()
-        for images, targets in self._batches(generator):
-            total += self._step(images, targets)
-            count += 1
-        clock, processor = (after - before for before, after in zip(started, self._now(), strict=True))
-        return {"loss": total.item() / count, "seconds": clock, "processor_seconds": processor}
+        generator = Generator().manual_seed(epoch_seed(self.run.seed, epoch))
+        trained = self.train_on(self._batches(generator))
+        return {"loss": trained.loss, "seconds": trained.seconds, "processor_seconds": trained.processor_seconds}
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, Any]:
@@ -95,7 +81,7 @@ class Training:
         for start in range(0, len(self.images.test), EVALUATION_BATCH):
             chosen = slice(start, start + EVALUATION_BATCH)
             x = self._laid_out(self.test_inputs.finish(self.test_inputs.images[chosen]))
-            with self._autocast():
+            with self.autocast():
                 scores = model(x)
             right.append(scores.argmax(1) == self.images.test_labels[chosen])
         right = torch.cat(right).float()
@@ -109,25 +95,13 @@ class Training:
         """Weights that the pass has rewritten, none where it is off."""
         return sorted({match.weight for match in self.trainee.backend.matches}) if self.method.tract else []
 
-    def state_dict(self, epoch: int) -> dict[str, Any]:
+    def checkpoint(self, epoch: int) -> dict[str, Any]:
         """Everything that goes on; randomness needs nothing, it begins anew with each epoch."""
-        return {
-            "epoch": epoch,
-            "done": self.done,
-            "model": self.trainee.model.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "rates": [rate.state_dict() for rate in self.rates],
-            "gradient": self.gradient and self.gradient.state_dict(),
-        }
+        return {"epoch": epoch, **self.state_dict(), "gradient": self.gradient and self.gradient.state_dict()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a checkpoint."""
-        self.done = state["done"]
-        self.trainee.model.load_state_dict(state["model"])
-        for own, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            own.load_state_dict(saved)
-        for own, saved in zip(self.rates, state["rates"], strict=True):
-            own.load_state_dict(saved)
+        super().load_state_dict(state)
         if self.gradient:
             self.gradient.load_state_dict(state["gradient"])
 
@@ -141,7 +115,7 @@ class Training:
             run.width,
             self.method.wrapper,
             part,
-            self.device.type,
+            self.images.train.device.type,
             size.channels_last,
         )
         torch.manual_seed(run.seed)
@@ -158,7 +132,7 @@ class Training:
         rest = [p for p in self.trainee.model.parameters() if all(p is not other for other in first)]
         groups = [(run.optimizer, rest), *([(own, first)] if own else [])]
         return [
-            _optimizer(kind, parameters, run.rate * self.size.peak_rate(run.network, kind))
+            make_optimizer(kind, parameters, run.rate * self.size.peak_rate(run.network, kind))
             for kind, parameters in groups
         ]
 
@@ -178,41 +152,22 @@ class Training:
             x, targets = mix(x, targets, generator) if kind.mixup else (x, targets)
             yield self._laid_out(x), targets
 
-    def _step(self, images: Tensor, targets: Tensor) -> Tensor:
-        """One step of the optimisers; the loss in nats."""
+    def backward(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Fill the gradients as the method does; the loss in nats."""
         use_tract = self.method.tract and self.done < self.method.until * self.total
         compiled = self.trainee.tract if use_tract else self.trainee.plain
         parts = self.method.parts
         total = torch.zeros((), device=self.device)
         for x, y in zip(images.chunk(parts), targets.chunk(parts), strict=True):
-            with self._autocast():
+            with self.autocast():
                 loss = nn.functional.cross_entropy(compiled(x), y) / parts
             loss.backward()
             total += loss.detach()
         if self.gradient:
             self.gradient.precondition(images)
-        for optimizer, rate in zip(self.optimizers, self.rates, strict=True):
-            optimizer.step()
-            optimizer.zero_grad()
-            rate.step()
-        self.done += 1
         return total
-
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.size.bfloat16)
 
     def _laid_out(self, images: Tensor) -> Tensor:
         return images.contiguous(
             memory_format=torch.channels_last if self.size.channels_last else torch.contiguous_format
         )
-
-    def _now(self) -> tuple[float, float]:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter(), time.process_time()
-
-
-def _optimizer(kind: str, parameters: list[nn.Parameter], rate: float) -> torch.optim.Optimizer:
-    if kind == "sgd":
-        return torch.optim.SGD(parameters, rate, momentum=0.9, nesterov=True, weight_decay=WEIGHT_DECAY[kind])
-    return torch.optim.AdamW(parameters, rate, weight_decay=WEIGHT_DECAY[kind])

@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 
 from benchmarks.convergence.data import Images
-from benchmarks.convergence.journal import Journal
 from benchmarks.convergence.runs import Run
 from benchmarks.convergence.sizes import Size
 from benchmarks.convergence.training import Training
 from tract_fx.environment import environment
+from tract_fx.tools.training.journal import Journal
 
 __all__ = ["run_all"]
 

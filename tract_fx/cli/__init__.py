@@ -9,7 +9,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from tract_fx.cli import demo, doctor, explain, probe
+from tract_fx.cli import compare, demo, doctor, explain, probe
 from tract_fx.cli.arguments import INTERRUPTED, USAGE_ERROR, Parser, UsageError
 from tract_fx.cli.surroundings import abandon_output, check_cache_folder, make_printable, output_error
 
@@ -84,6 +84,6 @@ def build_parser() -> argparse.ArgumentParser:
     about = "TrAct for the first layer, as a torch.compile backend."
     parser = Parser(prog="tract-fx", description=about, epilog=EXIT_STATUS)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
-    for command in (explain, probe, doctor, demo):
+    for command in (explain, probe, compare, doctor, demo):
         command.declare(commands, epilog=EXIT_STATUS)
     return parser

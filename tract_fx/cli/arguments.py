@@ -19,6 +19,7 @@ __all__ = [
     "floats",
     "path",
     "positive",
+    "positives",
     "require",
     "shape",
     "subcommand",
@@ -88,6 +89,11 @@ def positive(text: str) -> float:
     return value
 
 
+def positives(text: str) -> tuple[float, ...]:
+    """Reads `0.05,0.1,0.2`."""
+    return tuple(map(positive, text.split(",")))
+
+
 def shape(text: str) -> tuple[int, ...]:
     """Reads `3x224x224`."""
     parts = text.lower().split("x")
@@ -124,10 +130,27 @@ SHARED: dict[str, dict[str, Any]] = {
     "model": {"metavar": "MODEL", "help": MODEL_HELP},
     "--batch": {"type": count(1), "metavar": "N", "help": "examples in a batch (default: %(default)s)"},
     "--data": {"type": path, "metavar": "PATH"},
+    "--device": {"metavar": "NAME", "help": "torch device (default: cuda where there is one, else cpu)"},
+    "--epochs": {"type": count(1), "metavar": "N"},
+    "--inner": {
+        "choices": ("inductor", "aot_eager"),
+        "help": "compiler behind all sides; aot_eager generates no code (default: inductor where there is a C++ compiler)",
+    },
     "--input": {"type": shape, "metavar": "SHAPE"},
     "--lam": {"type": positive, "default": 0.1, "metavar": "X", "help": "TrAct's regularisation (default: 0.1)"},
+    "--limit": {
+        "type": count(0),
+        "default": 10_000,
+        "metavar": "N",
+        "help": "images in all, balanced over the classes, 0: no limit (default: 10000)",
+    },
     "--out": {"type": path, "metavar": "DIR"},
     "--seed": {"type": count(0), "default": 0, "metavar": "N"},
+    "--threads": {
+        "type": count(1),
+        "metavar": "N",
+        "help": "processor threads (default: leave one free for other work)",
+    },
 }
 # Older spellings, which keep working and are not shown.
 ALIASES: dict[str, dict[str, dict[str, Any]]] = {

@@ -18,20 +18,14 @@ def declare(commands: Any, epilog: str) -> None:
     add = parser.add_argument
     add_shared(parser, "--data", help="folder or tar of class folders (default: scikit-learn's digits)")
     add("--model", choices=(*MODELS, "both"), default="both", help="network to train (default: both)")
-    add("--epochs", type=count(1), default=20, metavar="N", help="passes over the data (default: 20)")
+    add_shared(parser, "--epochs", default=20, help="passes over the data (default: 20)")
     add_shared(parser, "--lam")
     add_shared(parser, "--out", default=Path("tract-fx-demo"), help="default: ./tract-fx-demo")
     add_shared(parser, "--seed", help="of split, weights and batches (default: 0)")
     add_shared(parser, "--batch", type=count(2), default=64)
     add_shared(parser, "--input", help="resize --data to this, squares of a multiple of 8 (default: 3x32x32)")
-    add("--limit", type=count(0), default=10_000, metavar="N", help="images in all, 0: no limit (default: 10000)")
-    add("--device", metavar="NAME", help="torch device (default: cuda where there is one, else cpu)")
-    add("--threads", type=count(1), metavar="N", help="processor threads (default: leave one free for other work)")
-    add(
-        "--inner",
-        choices=("inductor", "aot_eager"),
-        help="compiler behind both sides; aot_eager generates no code (default: inductor where there is a C++ compiler)",
-    )
+    for name in ("--limit", "--device", "--threads", "--inner"):
+        add_shared(parser, name)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -2,11 +2,15 @@
 
 from tract_fx.errors import TractError
 
-__all__ = ["DemoError", "ImageError", "ModelError", "OutputError", "ToolError"]
+__all__ = ["CompareError", "DemoError", "ImageError", "JournalError", "ModelError", "OutputError", "ToolError"]
 
 
 class ToolError(TractError, ValueError):
     """Base class; the command line prints the message without a traceback."""
+
+
+class CompareError(ToolError):
+    """A comparison cannot be made with these settings."""
 
 
 class DemoError(ToolError):
@@ -15,6 +19,10 @@ class DemoError(ToolError):
 
 class ImageError(ToolError):
     """A folder or an archive holds no images that can be used."""
+
+
+class JournalError(ToolError):
+    """A file holds another run than the one that is asked for."""
 
 
 class ModelError(ToolError):

@@ -8,9 +8,9 @@ import pytest
 
 from benchmarks.convergence.__main__ import main
 from benchmarks.convergence.experiments import EXPERIMENTS
-from benchmarks.convergence.journal import read
 from benchmarks.convergence.sizes import SIZES, Size
 from benchmarks.convergence.summary import load_results
+from tract_fx.tools.training.journal import read
 
 # Each of these compiles networks of its own; all fourteen of "many" are built in test_many_models.
 ONLY = {"many": ["vgg"], "lambda": ["width"], "rates": ["resnet_sgd"], "ablations": ["vit"]}

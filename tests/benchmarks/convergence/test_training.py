@@ -9,12 +9,12 @@ import torch
 from benchmarks.convergence import data, methods
 from benchmarks.convergence.data import Images
 from benchmarks.convergence.inputs import contrast_groups
-from benchmarks.convergence.journal import Journal, JournalError, read
 from benchmarks.convergence.runs import Run
 from benchmarks.convergence.sizes import Size
 from benchmarks.convergence.training import Training
 from tract_fx import reference
-from tract_fx.tools.errors import ImageError
+from tract_fx.tools.errors import ImageError, JournalError
+from tract_fx.tools.training.journal import Journal, read
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +140,7 @@ def test_the_pass_is_off_after_the_first_third(tiny: Size, images: Images) -> No
             assert training.total == 12
             training.done = done
             batch = next(iter(training._batches(torch.Generator().manual_seed(0))))
-            training._step(*batch)
+            training.step(*batch)
             moved[done, method] = training.trainee.first_layer.weight.detach().clone()
     assert torch.equal(moved[11, "plain"], moved[11, "tract-first-third"])
     assert not torch.equal(moved[0, "plain"], moved[0, "tract-first-third"])
@@ -153,7 +153,7 @@ def gradient_of(method: str, tiny: Size, images: Images) -> torch.Tensor:
     training.rates = [torch.optim.lr_scheduler.ConstantLR(training.optimizers[0], factor=1.0)]
     layer = training.trainee.first_layer
     before = layer.weight.detach().clone()
-    training._step(*next(iter(training._batches(torch.Generator().manual_seed(0)))))
+    training.step(*next(iter(training._batches(torch.Generator().manual_seed(0)))))
     return before - layer.weight.detach()
 
 

@@ -19,6 +19,7 @@ from tract_fx.tools import memory
 from tract_fx.tools.images import sources
 
 DEMO = "demo --epochs 1 --model resnet --inner aot_eager --input 8x8 --threads 1"
+COMPARE = "compare broken_models:net --epochs 1 --batch 4 --input 3x4x4 --inner aot_eager --threads 1"
 PROBE = "probe broken_models:mlp --batches 1 --batch 8 --input 3x4x4"
 
 
@@ -30,6 +31,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
         def mlp():
             return nn.Sequential(nn.Flatten(), nn.Linear(48, 2))
+
+        def net(num_classes=2):
+            return nn.Sequential(nn.Flatten(), nn.Linear(48, num_classes))
 
         def norm():
             return nn.Sequential(nn.Flatten(), nn.Linear(48, 2), nn.BatchNorm1d(2))
@@ -48,6 +52,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     Path("broken_models.py").write_text(textwrap.dedent(code))
     monkeypatch.setattr(sys, "path", ["", *sys.path])
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    Path("alone/a").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save("alone/a/0.png")
     for name in "ab":
         Path("good", name).mkdir(parents=True)
         for index in range(5):
@@ -71,6 +77,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ("explain broken_models:mlp --input 3x4x4 --json /dev/full", "/dev/full: cannot be written"),
         (f"explain broken_models:mlp --html {'x' * 300}", "cannot be written (File name too long)"),
         ("explain broken_models:mlp --json good", "good: cannot be written (it is a folder)"),
+        (f"{COMPARE} --data good --out afile", "afile: is no folder"),
+        (f"{COMPARE} --data good --out /proc/x", "/proc/x: cannot be written"),
         # Paths.
         ("explain broken_models:mlp --json=", "--json: must be a path"),
         (f"{DEMO} --data=", "--data: must be a path"),
@@ -87,6 +95,14 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         (f"{DEMO} --data good --input 8", "--input 8: must be square"),
         (f"{PROBE} --data good --input 3x100000x100000", "--input 3x100000x100000: 8 images take at least"),
         (f"{PROBE} --data good --input 4", "--input 4: must be the shape of an image"),
+        (f"{COMPARE} --data good --device hpu", "--device hpu"),
+        (f"{COMPARE} --data good --threads 100000", "--threads 100000: this machine has"),
+        (f"{COMPARE} --data good --input 3x100000x100000", "--input 3x100000x100000: 10 images take at least"),
+        (f"{COMPARE} --data good --lam 0.1,0", "--lam: must be a positive number, got '0'"),
+        (f"{COMPARE} --data good --lr fast", "--lr: must be a positive number"),
+        (f"{COMPARE} --data good --minutes 0", "--minutes: must be a positive number"),
+        (f"{COMPARE} --data nowhere", "--data nowhere: no such folder or archive"),
+        (f"{COMPARE} --data alone", "alone: needs readable images of two classes or more, found 1"),
         # Models that do not accept their input, or that end the program.
         (f"{PROBE} --data good --input 3x5x5", "cannot be run on batch 1"),
         ("probe broken_models:norm --data good --input 3x4x4 --batch 1", "Expected more than 1 value per channel"),
@@ -95,6 +111,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             "probe broken_models:Leaves --data good --input 3x4x4",
             "the code of the model ended the program: SystemExit(4)",
         ),
+        (f"{COMPARE} --data good --input 3x5x5", "cannot be run on images of 3x5x5: RuntimeError: "),
+        ("compare broken_models:leaves --data good --input 3x4x4", "calling it failed: SystemExit: 3"),
+        ("compare broken_models:norms --data good", "did you mean 'norm'"),
         ("explain broken_models:leaves --input 3x4x4", "calling it failed: SystemExit: 3"),
     ],
 )
@@ -110,7 +129,7 @@ def test_one_sentence_and_status_2(
     assert printed.count("\n") == 1
     assert Path("afile").read_text() == "old"
     after = [path for path in sorted(Path().rglob("*")) if "__pycache__" not in path.parts]
-    assert set(after) - set(before) <= {Path("tract-fx-demo")}  # the folder for results; nothing in it
+    assert set(after) - set(before) <= {Path("tract-fx-demo"), Path("tract-fx-compare")}  # for results; nothing in them
 
 
 @pytest.mark.parametrize("folder", ["afile", "/proc/nothing", ""])
@@ -229,7 +248,7 @@ def test_a_damaged_header_in_the_middle_of_an_archive(capsys: pytest.CaptureFixt
 
 
 def test_one_declaration_and_hidden_older_spellings(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ("explain m", "probe m --data d", "demo"):
+    for command in ("explain m", "probe m --data d", "compare m --data d", "demo"):
         given = cli.build_parser().parse_args([*command.split(), "--batch-size", "7", "--image-size", "16"])
         assert (given.batch, given.input) == (7, (16, 16))
         given = cli.build_parser().parse_args([*command.split(), "--batch", "7", "--input", "3x16x16"])

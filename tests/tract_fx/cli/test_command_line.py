@@ -2,10 +2,13 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from tract_fx import cli
+from tract_fx.tools.compare.session import Outcome
+from tract_fx.tools.compare.settings import CompareSettings
 from tract_fx.tools.demo.settings import DemoSettings
 
 
@@ -13,7 +16,7 @@ def complaint(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
     """The sentence printed for arguments that must be refused."""
     assert cli.main(list(argv)) == 2
     printed = capsys.readouterr()
-    assert printed.out == ""
+    assert not printed.out or printed.out.startswith("Reading ")
     assert "Traceback" not in printed.err
     return printed.err
 
@@ -89,6 +92,31 @@ def test_every_argument_reaches_the_settings(monkeypatch):
     assert (settings.device, settings.threads, str(settings.out), settings.inner) == ("cpu", 7, "o", "aot_eager")
 
 
+def test_every_argument_of_compare_reaches_the_settings(monkeypatch):
+    seen: list[CompareSettings] = []
+    outcome = Outcome((Path("o/results.json"),), interrupted=False)
+    monkeypatch.setattr("tract_fx.tools.compare.session.run_compare", lambda given, _: seen.append(given) or outcome)
+    argv = (
+        "compare m --data d --out o --minutes 2.5 --epochs 3 --seeds 5 --seed 6 --lam 0.2,0.4 --optimizer sgd --lr 0.3 "
+        "--batch 7 --input 1x8x9 --limit 8 --amp --device x --threads 9"
+    )
+    assert cli.main(argv.split()) == 0
+    expected = CompareSettings(
+        "m", Path("d"), Path("o"), 2.5, 3, 5, 6, (0.2, 0.4), "sgd", 0.3, 7, (1, 8, 9), 8, True, "x", 9, None
+    )
+    assert seen == [expected]
+    for argv, minutes in (("compare m --data d", 10.0), ("compare m --data d --epochs 4", None)):
+        assert cli.main(argv.split()) == 0
+        assert seen[-1].minutes == minutes
+
+
+def test_a_comparison_that_was_interrupted_prints_its_files(monkeypatch, capsys):
+    outcome = Outcome((Path("o/results.json"),), interrupted=True)
+    monkeypatch.setattr("tract_fx.tools.compare.session.run_compare", lambda *_: outcome)
+    assert cli.main(["compare", "m", "--data", "d"]) == 130
+    assert capsys.readouterr().out == "o/results.json\n"
+
+
 def test_interrupt_ends_without_traceback(monkeypatch):
     def interrupt(settings: DemoSettings, console: object) -> None:
         raise KeyboardInterrupt
@@ -103,3 +131,4 @@ def test_help_lists_the_commands_and_loads_no_drawing_library():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "demo" in done.stdout
+    assert "compare" in done.stdout

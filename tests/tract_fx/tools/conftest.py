@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from tract_fx.tools.demo.threads import processor_threads
 from tract_fx.tools.images.arrays import ImageSet
+from tract_fx.tools.training.machine import processor_threads
 
 
 @pytest.fixture(autouse=True)

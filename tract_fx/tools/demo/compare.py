@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from tract_fx.tools.demo.sides import PLAIN, TRACT
 from tract_fx.tools.demo.training import Run
+from tract_fx.tools.training.sides import PLAIN, TRACT
 
 
 @dataclass(frozen=True)

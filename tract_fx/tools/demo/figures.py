@@ -1,7 +1,4 @@
-"""The demo's pictures: learning curves, and the first layer's filters before and after.
-
-Drawn on `Figure` objects directly, so that no global pyplot state of a calling program is touched.
-"""
+"""The demo's pictures: learning curves, and the first layer's filters before and after."""
 
 import math
 from collections.abc import Mapping
@@ -9,21 +6,14 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from tract_fx.tools.demo.pair import Pair
-from tract_fx.tools.demo.sides import PLAIN, TRACT
+from tract_fx.tools.training.drawing import PLAIN_LINE, TRACT_LINE, new_figure
+from tract_fx.tools.training.sides import PLAIN, TRACT
 
-# Blue and vermillion of Okabe and Ito's palette stay apart under every common colour blindness; the dashes also
-# keep them apart in print. The dashes lie on top, so that both lines are seen where they meet.
-LINES = {
-    PLAIN: {"color": "#0072B2", "linestyle": "--", "zorder": 3},
-    TRACT: {"color": "#D55E00", "linestyle": "-", "zorder": 2},
-}
-DPI = 150
+LINES = {PLAIN: PLAIN_LINE, TRACT: TRACT_LINE}
 LOG_FROM = 10
 """Ratio of the largest to the smallest training loss from which their axis is logarithmic."""
 MAX_FILTERS = 64
@@ -41,7 +31,7 @@ def draw_curves(pairs: Mapping[str, Pair], title: str, path: Path) -> None:
         title: heading of the picture.
         path: PNG file to write.
     """
-    figure = _figure(10, 0.6 + 3.4 * len(pairs))
+    figure = new_figure(10, 0.6 + 3.4 * len(pairs))
     figure.suptitle(title, fontsize=12)
     grid = figure.subplots(len(pairs), 2, squeeze=False)
     for (accuracy, loss), (name, pair) in zip(grid, pairs.items(), strict=True):
@@ -85,8 +75,8 @@ def draw_filters(name: str, pair: Pair, path: Path) -> None:
     panels = {"at initialisation": pair.initial_filters}
     panels |= {f"after {side} training": run.filters for side, run in pair.runs.items()}
     in_colour = pair.initial_filters.shape[1] == 3
-    figure = _figure(12 if in_colour else 13, 5)
-    figure.get_layout_engine().set(wspace=0.08, h_pad=0.1)
+    figure = new_figure(12 if in_colour else 13, 5)
+    figure.get_layout_engine().set(wspace=0.08, w_pad=0.15, h_pad=0.1)
     figure.suptitle(f"{name}: {_filter_count(pair.initial_filters)}", fontsize=12)
     scales = {title: _scale(filters, in_colour) for title, filters in panels.items()}
     if not in_colour:
@@ -101,12 +91,6 @@ def draw_filters(name: str, pair: Pair, path: Path) -> None:
     if not in_colour:
         figure.colorbar(image, ax=figure.axes, label="weight", shrink=0.8)
     figure.savefig(path)
-
-
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
 
 
 def _filter_count(filters: Tensor) -> str:

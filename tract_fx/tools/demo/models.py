@@ -5,7 +5,6 @@ Their first layers are the two usual kinds: a 3x3 convolution with overlapping p
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -111,13 +110,13 @@ class Recipe:
     Attributes:
         title: its name in tables and pictures.
         build: makes the network from channels, classes and image size.
-        optimizer: makes the optimiser from the parameters.
+        optimizer: see `training.loop.make_optimizer`.
         peak_rate: learning rate at the top of the one-cycle schedule.
     """
 
     title: str
     build: Callable[[int, int, int], nn.Module]
-    optimizer: Callable[..., torch.optim.Optimizer]
+    optimizer: str
     peak_rate: float
 
 
@@ -125,8 +124,8 @@ RECIPES = {
     "resnet": Recipe(
         "ResNet",
         lambda channels, classes, _: SmallResNet(channels, classes),
-        partial(torch.optim.SGD, momentum=0.9, weight_decay=5e-4, nesterov=True),
+        "sgd",
         peak_rate=0.1,
     ),
-    "vit": Recipe("ViT", SmallViT, partial(torch.optim.AdamW, weight_decay=0.05), peak_rate=2e-3),
+    "vit": Recipe("ViT", SmallViT, "adam", peak_rate=2e-3),
 }

@@ -15,7 +15,7 @@ class Pair:
 
     Attributes:
         initial_filters: float32 `(filters, channels, height, width)`, first-layer weight before training.
-        runs: the run of each side in `sides.SIDES`.
+        runs: the run of each side.
         matches: the layers that TrAct rewrote, each as a dictionary.
     """
 

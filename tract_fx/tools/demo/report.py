@@ -1,7 +1,6 @@
 """What the demo says at the end: a table and a verdict per network, and `results.json`."""
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -14,9 +13,10 @@ from tract_fx.environment import environment
 from tract_fx.tools.demo.compare import compare, verdict
 from tract_fx.tools.demo.pair import Pair
 from tract_fx.tools.demo.settings import DemoSettings
-from tract_fx.tools.demo.sides import PLAIN, SIDES, TRACT
 from tract_fx.tools.demo.training import Run
 from tract_fx.tools.images.arrays import ImageSet
+from tract_fx.tools.training.drawing import finite
+from tract_fx.tools.training.sides import PLAIN, TRACT
 
 
 def print_pair(console: Console, title: str, pair: Pair) -> None:
@@ -31,7 +31,7 @@ def print_pair(console: Console, title: str, pair: Pair) -> None:
 def accuracy_table(title: str, pair: Pair) -> Table:
     """Test accuracy in per cent after each epoch, with the difference in points."""
     table = Table(title=f"{title}: test accuracy, %")
-    for heading in ("epoch", *SIDES, "difference"):
+    for heading in ("epoch", PLAIN, TRACT, "difference"):
         table.add_column(heading, justify="right")
     rows = zip(pair.runs[PLAIN].epochs, pair.runs[TRACT].epochs, strict=True)
     for number, (plain, tract) in enumerate(rows, 1):
@@ -54,13 +54,9 @@ def _rewritten(pair: Pair) -> list[str]:
 
 def _timing(pair: Pair) -> str:
     return "; ".join(
-        f"{side}: first step {run.first_step_seconds:.1f} s with compilation, then {_seconds(run.epoch_seconds)} per epoch"
+        f"{side}: first step {run.first_step_seconds:.1f} s with compilation, then {run.epoch_seconds:.2f} s per epoch"
         for side, run in pair.runs.items()
     )
-
-
-def _seconds(value: float | None) -> str:
-    return "not measured" if value is None else f"{value:.2f} s"
 
 
 def _sides(pair: Pair) -> dict[str, Run]:
@@ -90,7 +86,7 @@ def write_results(
         "seconds": seconds,
         "models": {name: _pair_record(pair) for name, pair in pairs.items()},
     }
-    path.write_text(json.dumps(_finite(record), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(finite(record), indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _image_record(images: ImageSet) -> dict[str, Any]:
@@ -118,14 +114,3 @@ def _run_record(run: Run) -> dict[str, Any]:
         "first_step_seconds": run.first_step_seconds,
         "epoch_seconds": run.epoch_seconds,
     }
-
-
-def _finite(value: Any) -> Any:
-    """The same record with None for infinities and NaN, which JSON lacks."""
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)

@@ -1,29 +1,24 @@
 """One demo run from settings to files."""
 
-import copy
-import os
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
-from torch import nn
 
-from tract_fx.compat import can_generate_code
 from tract_fx.tools.demo.figures import draw_curves, draw_filters
 from tract_fx.tools.demo.models import RECIPES, SIZE_STEP, Recipe
 from tract_fx.tools.demo.pair import Pair
-from tract_fx.tools.demo.progress import watching
 from tract_fx.tools.demo.report import print_pair, write_results
 from tract_fx.tools.demo.settings import DemoSettings
-from tract_fx.tools.demo.sides import SIDES, Side
-from tract_fx.tools.demo.threads import default_threads, processor_threads
-from tract_fx.tools.demo.training import Run, Schedule, train
+from tract_fx.tools.demo.training import Schedule, train_sides
 from tract_fx.tools.errors import DemoError
 from tract_fx.tools.files import check_folder, replacing
 from tract_fx.tools.images.arrays import DIGITS_SIZE, ImageSet, TrainingData, load_digits, load_images, standardised
+from tract_fx.tools.training.machine import choose_compiler, choose_device, choose_threads, processor_threads
+from tract_fx.tools.training.progress import watching
+from tract_fx.tools.training.sides import PLAIN, TRACT, CompiledSides, Side
 
 DEFAULT_IMAGE_SIZE = 32
 RESULTS, CURVES = "results.json", "curves.png"
@@ -42,9 +37,10 @@ def run_demo(settings: DemoSettings, console: Console) -> list[Path]:
     started = time.perf_counter()
     asked, settings = settings, resolved(settings)
     assert settings.threads is not None
-    with console.status("reading images"):
-        images = read_images(settings)
-        data = standardised(images, torch.device(settings.device))
+    console.print(f"Reading {settings.data or 'the digits'}", highlight=False, soft_wrap=True, markup=False)
+    console.file.flush()
+    images = read_images(settings)
+    data = standardised(images, torch.device(settings.device))
     schedule = Schedule(settings.epochs, min(settings.batch_size, len(images.train_images)), settings.seed)
     _introduce(console, settings, images, schedule)
     if settings.inner != (asked.inner or "inductor"):
@@ -66,9 +62,9 @@ def resolved(settings: DemoSettings) -> DemoSettings:
     shape = _shape(settings)
     pictures = [CURVES, *map(filters_name, settings.models)]
     check_folder(settings.out, [RESULTS, *pictures])
-    device = _device(settings.device)
-    inner = settings.inner or ("inductor" if can_generate_code(device) else "aot_eager")
-    return replace(settings, input=shape, device=device, threads=_threads(settings.threads), inner=inner)
+    device = choose_device(settings.device, DemoError)
+    threads, inner = choose_threads(settings.threads, DemoError), choose_compiler(settings.inner, device)
+    return replace(settings, input=shape, device=device, threads=threads, inner=inner)
 
 
 def _shape(settings: DemoSettings) -> tuple[int, ...]:
@@ -82,22 +78,6 @@ def _shape(settings: DemoSettings) -> tuple[int, ...]:
     if len(shape) not in (2, 3) or shape[-1] != shape[-2] or shape[-1] % SIZE_STEP:
         raise DemoError(f"{asked}: must be square with sides that are a multiple of {SIZE_STEP}, such as 3x32x32")
     return shape
-
-
-def _threads(asked: int | None) -> int:
-    cores = os.cpu_count() or 1
-    if asked is not None and asked > cores:
-        raise DemoError(f"--threads {asked}: this machine has {cores}")
-    return asked or default_threads()
-
-
-def _device(name: str | None) -> str:
-    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.ones(1, device=name).item()
-    except Exception as error:  # each kind of device that is not there has one of its own
-        raise DemoError(f"--device {name}: {str(error).splitlines()[0]}") from error
-    return name
 
 
 def read_images(settings: DemoSettings) -> ImageSet:
@@ -126,26 +106,14 @@ def train_pair(
     """Train one network on both sides, from the same weights, on the same batches."""
     assert settings.inner is not None
     torch.manual_seed(settings.seed)
-    initial = recipe.build(images.channels, len(images.classes), images.image_size)
-    filters = initial.first_layer.weight.detach().clone()
-    runs: dict[str, Run] = {}
-    matches: tuple[dict[str, Any], ...] = ()
-    for name in SIDES:
-        side = Side(name, settings.lam, settings.inner)
-        model = copy.deepcopy(initial).to(settings.device)
-        runs[name] = _train_side(model, side, recipe, data, schedule, console)
-        matches += side.matches  # now: the backend forgets them with the compiled code it is reset with
-    return Pair(filters, runs, matches)
-
-
-def _train_side(
-    model: nn.Module, side: Side, recipe: Recipe, data: TrainingData, schedule: Schedule, console: Console
-) -> Run:
-    # Dynamo keeps compiled code per forward method; without this the second side would count as a recompilation.
-    torch.compiler.reset()
-    steps = schedule.epochs * (len(data.train_images) // schedule.batch_size)
-    with watching(console, f"{recipe.title} {side.name}", steps) as watcher:
-        return train(model, side.compile(model), recipe, data, schedule, watcher)
+    model = recipe.build(images.channels, len(images.classes), images.image_size)
+    filters = model.first_layer.weight.detach().clone()
+    compiled = CompiledSides(model.to(settings.device), settings.inner)
+    sides = Side(PLAIN, None), Side(TRACT, settings.lam)
+    steps = len(sides) * schedule.epochs * (len(data.train_images) // schedule.batch_size)
+    with watching(console, recipe.title, steps) as watcher:
+        runs = train_sides(compiled, sides, recipe, data, schedule, watcher)
+    return Pair(filters, runs, compiled.matches)
 
 
 def _introduce(console: Console, settings: DemoSettings, images: ImageSet, schedule: Schedule) -> None:

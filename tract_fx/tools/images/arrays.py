@@ -1,6 +1,6 @@
 """The image set of one demo run, held in memory as 8-bit tensors, and its standardised form for training."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tract_fx.tools.errors import ImageError
 from tract_fx.tools.images.decoding import decode
-from tract_fx.tools.images.sampling import choose_split
+from tract_fx.tools.images.sampling import TEST_SHARE, choose_split
 from tract_fx.tools.images.sources import Entry, layout, left_out_notice, open_source
 from tract_fx.tools.memory import check_memory
 
@@ -48,14 +48,25 @@ class ImageSet:
         return self.train_images.shape[-1]
 
 
+def _unchanged(images: Tensor) -> Tensor:
+    return images
+
+
 @dataclass(frozen=True)
 class TrainingData:
-    """The set as the networks see it: float32 images `(images, channels, size, size)`, int64 labels, one device."""
+    """The set for training, all of it on one device.
+
+    Attributes:
+        train_images, test_images: `(images, channels, height, width)`, float32 or what `finish` makes float32 of.
+        train_labels, test_labels: int64 `(images,)`.
+        finish: from stored images to what a network reads.
+    """
 
     train_images: Tensor
     train_labels: Tensor
     test_images: Tensor
     test_labels: Tensor
+    finish: Callable[[Tensor], Tensor] = _unchanged
 
 
 def standardised(images: ImageSet, device: torch.device) -> TrainingData:
@@ -121,6 +132,8 @@ def load_images(path: Path, image_size: int, limit: int, seed: int) -> ImageSet:
     check_memory(count * image_size**2 * (3 + 4), f"--input 3x{image_size}x{image_size}: {count:,} images", ImageError)
     pixels, readable = _decode_all(source.read([entries[i].name for i in sorted(train + test)]), entries, image_size)
     notices = (*_cut_notice(count, len(entries)), *left_out_notice(source))
+    if any(entry.is_test is None for entry in entries):
+        notices = (*notices, f"There is no folder of test images: {TEST_SHARE:.0%} of each class are held out.")
     if skipped := count - len(readable):
         notices = (*notices, f"Skipped {skipped:,} files that could not be read as images.")
     row = {index: position for position, index in enumerate(readable)}

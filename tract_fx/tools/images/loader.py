@@ -17,7 +17,7 @@ from tract_fx.tools.images.sources import ImageSource, layout, left_out_notice, 
 from tract_fx.tools.memory import check_memory
 from tract_fx.tools.models.loaded import LoadedModel, Shape
 
-__all__ = ["ImageBatches", "image_batches"]
+__all__ = ["ImageBatches", "expected_shape", "image_batches"]
 
 Batch: TypeAlias = Tensor | tuple[Tensor, Tensor]
 
@@ -56,7 +56,7 @@ def image_batches(
         ImageError: when there is nothing to read at ``path``.
         ModelError: when there are no images, or too large ones, or the model takes none.
     """
-    channels, height, width = _expected(model, shape)
+    channels, height, width = expected_shape(model, shape)
     own_mean, own_std = model.normalisation or ((0.0,), (1.0,))
     mean, std = _per_channel("--mean", mean or own_mean, channels), _per_channel("--std", std or own_std, channels)
     source = open_source(path)
@@ -73,15 +73,19 @@ def image_batches(
     return ImageBatches(found, left_out_notice(source))
 
 
-def _expected(model: LoadedModel, shape: Shape | None) -> tuple[int, int, int]:
-    """Channels, height and width."""
+def expected_shape(model: LoadedModel, shape: Shape | None) -> tuple[int, int, int]:
+    """Channels, height and width of the images for a model: its own, unless a shape was asked for.
+
+    Raises:
+        ModelError: when the model or the shape is not of images.
+    """
     if shape is not None and (len(shape) not in (2, 3) or (len(shape) == 3 and shape[0] not in (1, 3))):
         raise ModelError(f"--input {'x'.join(map(str, shape))}: must be the shape of an image, such as 3x224x224")
     own = model.shape or ((3, *shape[-2:]) if shape else None)
     if own is None:
         raise ModelError(f"{model.name}: its configuration does not say how large images are; give --input 3x224x224")
     if len(own) != 3 or own[0] not in (1, 3):
-        raise ModelError(f"{model.name}: takes {'x'.join(map(str, own))}, not images; use tract_fx.probe from Python")
+        raise ModelError(f"{model.name}: takes {'x'.join(map(str, own))}, not images of one or three channels")
     channels, height, width = own if shape is None else (*own[: 3 - len(shape)], *shape)
     return channels, height, width
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
+import inspect
 import pkgutil
 import sys
 from collections.abc import Callable, Mapping
@@ -14,16 +16,17 @@ from torch import nn
 
 from tract_fx.options import closest
 from tract_fx.tools.errors import ModelError
-from tract_fx.tools.models.loaded import Arguments, LoadedModel, Shape, built, tensor_arguments
+from tract_fx.tools.models.loaded import Arguments, LoadedModel, Shape, Task, built, tensor_arguments
 
 __all__ = ["load_factory"]
 
 
-def load_factory(module_name: str, path: str, *, allocate: bool) -> LoadedModel:
+def load_factory(module_name: str, path: str, *, allocate: bool, task: Task | None = None) -> LoadedModel:
     """What ``path`` in a module returns when it is called without arguments, or a module that is there already.
 
     It may return a module, or a pair of a module and its inputs: a tensor, a tuple of positional or a dictionary of keyword
-    arguments. As with ``python -m``, the working directory is searched first.
+    arguments. As with ``python -m``, the working directory is searched first. Where there is a task, a function that has an
+    argument ``num_classes`` gets the number of its classes.
 
     Raises:
         ModelError: when there is no such function, it fails, or returns something else.
@@ -35,12 +38,14 @@ def load_factory(module_name: str, path: str, *, allocate: bool) -> LoadedModel:
             public = [known for known in dir(target) if not known.startswith("_")]
             raise ModelError(f"{spec}: {_name(target)} has no {name!r}{closest(name, public)}")
         target = getattr(target, name)
-    made = target if isinstance(target, nn.Module) else _call(target, spec, allocate=allocate)
+    made = target if isinstance(target, nn.Module) else _call(_with_classes(target, task), spec, allocate=allocate)
     model, inputs = made if isinstance(made, (tuple, list)) and len(made) == 2 else (made, None)
     if not isinstance(model, nn.Module):
         raise ModelError(f"{spec}: must return a torch.nn.Module, or a pair of one and its inputs, not {_kind(made)}")
-    make = tensor_arguments(spec, None) if inputs is None else _given(spec, inputs)
-    return LoadedModel(spec, model.train(), make)
+    if inputs is None:
+        return LoadedModel(spec, model.train(), tensor_arguments(spec, None))
+    shape = tuple(inputs.shape[1:]) if isinstance(inputs, torch.Tensor) and inputs.ndim > 1 else None
+    return LoadedModel(spec, model.train(), _given(spec, inputs), shape)
 
 
 def _import(name: str, spec: str) -> ModuleType:
@@ -66,6 +71,15 @@ def _call(factory: Any, spec: str, *, allocate: bool) -> Any:
         return built(factory, allocate=allocate)
     except (Exception, SystemExit) as error:
         raise ModelError(f"{spec}: calling it failed: {_kind(error)}: {error}") from error
+
+
+def _with_classes(factory: Any, task: Task | None) -> Any:
+    """The function with its number of classes, where it has such an argument."""
+    try:
+        takes_classes = task is not None and "num_classes" in inspect.signature(factory).parameters
+    except (TypeError, ValueError):  # no function, or one that Python cannot look into
+        return factory
+    return functools.partial(factory, num_classes=task.classes) if takes_classes else factory
 
 
 def _given(spec: str, inputs: Any) -> Callable[[int, Shape | None], Arguments]:

@@ -6,7 +6,8 @@ Weights are random. Only a name on the Hub needs a network, for its configuratio
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 
 from tract_fx.options import closest
 from tract_fx.tools.errors import ModelError
-from tract_fx.tools.models.loaded import Arguments, LoadedModel, Shape, built
+from tract_fx.tools.models.loaded import Arguments, LoadedModel, Shape, Task, built
 
 __all__ = ["load_transformers"]
 
@@ -23,22 +24,36 @@ TOKENS = 128
 DECODER_TOKENS = 8
 
 
-def load_transformers(name: str, *, allocate: bool) -> LoadedModel:
-    """``AutoModel.from_config`` of a configuration, fed as it says.
+def load_transformers(name: str, *, allocate: bool, task: Task | None = None) -> LoadedModel:
+    """``AutoModel.from_config`` of a configuration, or its image classifier for a task, fed as it says.
 
     Raises:
         ModelError: when there is no such configuration, or no model for it.
     """
-    from transformers import AutoModel
+    from transformers import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, AutoModel, AutoModelForImageClassification
 
     spec = f"hf:{name}"
     config = _configuration(name, spec)
+    kind = AutoModel if task is None else AutoModelForImageClassification
+    if task is not None:
+        if type(config) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
+            raise ModelError(f"{spec}: transformers has no image classifier of this model type")
+        _set_task(config, task)
     try:
-        model = built(lambda: AutoModel.from_config(config), allocate=allocate).train()
+        model = built(lambda: kind.from_config(config), allocate=allocate).train()
     except Exception as error:
         raise ModelError(f"{spec}: cannot be made from its configuration: {_first_line(error)}") from error
     shape = _shape(model.main_input_name, config)
     return LoadedModel(spec, model, _arguments(spec, model.main_input_name, config, shape), shape)
+
+
+def _set_task(config: Any, task: Task) -> None:
+    channels, height, width = task.shape
+    config.num_labels = task.classes
+    if hasattr(config, "num_channels"):
+        config.num_channels = channels
+    if hasattr(config, "image_size"):
+        config.image_size = height if height == width else (height, width)
 
 
 def _configuration(name: str, spec: str) -> Any:
@@ -60,10 +75,21 @@ def _configuration(name: str, spec: str) -> Any:
         raise ModelError(f"{spec}: the configuration cannot be used: {_first_line(error)}") from error
     if name.endswith(".json") or name.startswith((".", "/", "~")):
         raise ModelError(f"{spec}: there is no such file or folder")
-    near = closest(name, CONFIG_MAPPING_NAMES)
     if "/" not in name:
+        near = _near(name, CONFIG_MAPPING_NAMES)
         raise ModelError(f"{spec}: is no model type of transformers, nor a name on the Hub (owner/name){near}")
     return _from_hub(name, spec)
+
+
+def _near(name: str, configurations: Mapping[str, str]) -> str:
+    """Model types that are abbreviated to a name, by their initials or in the name of their class; else alike ones."""
+    short = name.lower().replace("-", "").replace("_", "")
+    meant = [
+        kind
+        for kind, class_name in configurations.items()
+        if short in ("".join(re.findall(r"\b[a-z]", kind)), class_name.removesuffix("Config").lower())
+    ]
+    return f"; did you mean {' or '.join(map(repr, meant[:3]))}?" if meant else closest(name, configurations)
 
 
 def _from_hub(name: str, spec: str) -> Any:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from typing import Any
 
 from tract_fx.options import closest
 from tract_fx.tools.errors import ModelError
-from tract_fx.tools.models.loaded import LoadedModel, Normalisation, Shape, built, tensor_arguments
+from tract_fx.tools.models.loaded import LoadedModel, Normalisation, Shape, Task, built, built_for, tensor_arguments
 
 __all__ = ["load_timm", "load_torchvision"]
 
 
-def load_timm(name: str, *, allocate: bool) -> LoadedModel:
-    """``timm.create_model(name)``, fed as its ``pretrained_cfg`` says.
+def load_timm(name: str, *, allocate: bool, task: Task | None = None) -> LoadedModel:
+    """``timm.create_model(name)``, for a task if there is one, fed as its ``pretrained_cfg`` says.
 
     Raises:
         ModelError: for a name that timm does not have.
@@ -25,7 +26,7 @@ def load_timm(name: str, *, allocate: bool) -> LoadedModel:
         known = [*timm.list_models(), *timm.list_pretrained()]
         raise ModelError(f"{spec}: timm {timm.__version__} has no model {name!r}{closest(name, known)}")
     try:
-        model = built(lambda: timm.create_model(name), allocate=allocate)
+        model = built(lambda: _timm_model(name, task), allocate=allocate)
     except RuntimeError as error:  # a tag of weights that do not exist
         known = [known for known in timm.list_pretrained() if known.startswith(name.partition(".")[0])]
         raise ModelError(f"{spec}: {str(error).rstrip('.')}{closest(name, known)}") from error
@@ -34,8 +35,19 @@ def load_timm(name: str, *, allocate: bool) -> LoadedModel:
     return LoadedModel(spec, model.train(), tensor_arguments(spec, shape), shape, _normalisation(config))
 
 
-def load_torchvision(name: str, *, allocate: bool) -> LoadedModel:
-    """``torchvision.models.get_model(name)``, fed as the transforms of its weights would.
+def _timm_model(name: str, task: Task | None) -> Any:
+    import timm
+
+    if task is None:
+        return timm.create_model(name)
+    options: dict[str, Any] = {"num_classes": task.classes}
+    if task.shape[0] != 3:
+        options["in_chans"] = task.shape[0]
+    return built_for(functools.partial(timm.create_model, name, **options), "img_size", task)
+
+
+def load_torchvision(name: str, *, allocate: bool, task: Task | None = None) -> LoadedModel:
+    """``torchvision.models.get_model(name)``, for a task if there is one, fed as the transforms of its weights would.
 
     Raises:
         ModelError: for a name that torchvision does not have.
@@ -50,7 +62,10 @@ def load_torchvision(name: str, *, allocate: bool) -> LoadedModel:
     # Detection and segmentation would download a backbone.
     known = inspect.signature(models.get_model_builder(name)).parameters
     nothing = {argument: None for argument in ("weights", "weights_backbone") if argument in known}
-    model = built(lambda: models.get_model(name, **nothing), allocate=allocate).train()
+    make = functools.partial(models.get_model, name, **nothing)
+    if task is not None:
+        make = functools.partial(built_for, functools.partial(make, num_classes=task.classes), "image_size", task)
+    model = built(make, allocate=allocate).train()
     weights = list(models.get_model_weights(name))
     transforms = weights[-1].transforms() if weights else None
     if type(transforms).__name__ in ("ObjectDetection", "OpticalFlow"):

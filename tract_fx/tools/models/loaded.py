@@ -12,11 +12,24 @@ from torch import nn
 
 from tract_fx.tools.errors import ModelError
 
-__all__ = ["Arguments", "LoadedModel", "Normalisation", "Shape", "built", "tensor_arguments"]
+__all__ = ["Arguments", "LoadedModel", "Normalisation", "Shape", "Task", "built", "built_for", "tensor_arguments"]
 
 Shape = tuple[int, ...]
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What a classifier is made for.
+
+    Attributes:
+        classes: how many it tells apart.
+        shape: of an image, ``(channels, height, width)``.
+    """
+
+    classes: int
+    shape: Shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,3 +93,15 @@ def built(make: Callable[[], Any], *, allocate: bool) -> Any:
         with contextlib.suppress(Exception), torch.device("meta"):
             return make()
     return make()
+
+
+def built_for(make: Callable[..., Any], size_option: str, task: Task) -> Any:
+    """What ``make`` returns for the images' height and width; without them where it has no such option.
+
+    A vision transformer has to be made for a size, a convolutional network takes every size.
+    """
+    _, height, width = task.shape
+    try:
+        return make(**{size_option: height if height == width else (height, width)})
+    except TypeError:  # of a wrong argument; anything else that is wrong is wrong below as well
+        return make()

@@ -9,7 +9,7 @@ from tract_fx.tools.errors import ModelError
 from tract_fx.tools.models.factories import load_factory
 from tract_fx.tools.models.hub import load_transformers
 from tract_fx.tools.models.libraries import load_timm, load_torchvision
-from tract_fx.tools.models.loaded import LoadedModel
+from tract_fx.tools.models.loaded import LoadedModel, Task
 
 __all__ = ["load_model"]
 
@@ -20,7 +20,7 @@ LIBRARIES = {
 }
 
 
-def load_model(spec: str, *, allocate: bool = False) -> LoadedModel:
+def load_model(spec: str, *, allocate: bool = False, task: Task | None = None) -> LoadedModel:
     """Make a model from its name, in training mode and with random weights. This runs the code that the name means.
 
     Args:
@@ -28,6 +28,8 @@ def load_model(spec: str, *, allocate: bool = False) -> LoadedModel:
             a name on the Hub) or ``package.module:factory``.
         allocate: whether the model must hold memory. Otherwise it is made on ``meta``, where a model of any size takes none,
             if its constructor can do that.
+        task: classes and images that a classifier is made for; None for the model as it is. A function of the user's is told
+            the number of classes only if it has an argument ``num_classes``.
 
     Raises:
         ModelError: with one sentence that says what is wrong, and what was meant where that can be guessed.
@@ -41,12 +43,12 @@ def load_model(spec: str, *, allocate: bool = False) -> LoadedModel:
     if source not in LIBRARIES:
         if find_spec(source.partition(".")[0]) is None and (near := closest(source, LIBRARIES)):
             raise ModelError(f"{spec}: there is no module {source!r}{near}")
-        return load_factory(source, name, allocate=allocate)
+        return load_factory(source, name, allocate=allocate, task=task)
     library, load = LIBRARIES[source]
     if find_spec(library) is None:
         raise ModelError(f"{spec}: needs {library}; install with: pip install 'tract-fx[models]'")
     try:
-        return load(name, allocate=allocate)
+        return load(name, allocate=allocate, task=task)
     except ModelError:
         raise
     except Exception as error:  # whatever a library raises for a model that it has and cannot make

@@ -4,12 +4,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from tract_fx.tools.demo import session, sides
+from tract_fx.tools.demo import session
 from tract_fx.tools.demo.models import RECIPES
 from tract_fx.tools.demo.settings import DemoSettings
 from tract_fx.tools.demo.training import Schedule
 from tract_fx.tools.errors import DemoError
 from tract_fx.tools.images.arrays import standardised
+from tract_fx.tools.training.sides import CompiledSides
 
 SETTINGS = DemoSettings(None, ("resnet",), 2, 0.1, 0, 16, None, 0, "cpu", 1, Path("out"), "aot_eager")
 SCHEDULE = Schedule(epochs=2, batch_size=16, seed=0)
@@ -17,7 +18,7 @@ SCHEDULE = Schedule(epochs=2, batch_size=16, seed=0)
 
 @pytest.fixture
 def both_plain(monkeypatch):
-    monkeypatch.setattr(sides, "_tract_backend", lambda lam, inner: inner)
+    monkeypatch.setattr(CompiledSides, "tract", CompiledSides.plain)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -25,7 +26,7 @@ def both_plain(monkeypatch):
 def test_sides_differ_in_nothing_but_the_backend(image_set, console, name):
     data = standardised(image_set, torch.device("cpu"))
     pair = session.train_pair(RECIPES[name], image_set, data, SCHEDULE, SETTINGS, console)
-    plain, tract = (pair.runs[side] for side in sides.SIDES)
+    plain, tract = (pair.runs[side] for side in ("plain", "TrAct"))
     assert plain.epochs == tract.epochs
     assert torch.equal(plain.filters, tract.filters)
     assert not torch.equal(plain.filters, pair.initial_filters)
@@ -40,13 +41,13 @@ def test_tract_changes_the_first_layer_and_says_so(image_set, console):
     assert (match["features"], match["rows"]) == (9, 16 * 64)
 
 
-def test_lam_reaches_the_backend(image_set, console, monkeypatch):
-    asked = []
-    monkeypatch.setattr(sides, "_tract_backend", lambda lam, inner: asked.append((lam, inner)) or inner)
+def test_lam_reaches_the_backend(image_set, console, both_plain, monkeypatch):
+    asked, of = [], CompiledSides.of
+    monkeypatch.setattr(CompiledSides, "of", lambda self, side: (of(self, side), asked.append(self.backend.lam))[0])
     settings = dataclasses.replace(SETTINGS, lam=0.7)
     data = standardised(image_set, torch.device("cpu"))
     session.train_pair(RECIPES["resnet"], image_set, data, SCHEDULE, settings, console)
-    assert asked == [(0.7, "aot_eager")]
+    assert asked[-1] == 0.7
 
 
 def test_weights_depend_on_the_seed(image_set, console, both_plain):

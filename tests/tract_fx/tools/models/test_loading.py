@@ -17,6 +17,7 @@ from torch import nn
 from support.python import ROOT
 from support.works import works
 from tract_fx.tools.errors import ModelError
+from tract_fx.tools.models.loaded import Task
 from tract_fx.tools.models.loading import load_model
 
 pytestmark = works("command line")
@@ -255,3 +256,32 @@ def test_a_constructor_that_looks_at_values_gets_them(own: str) -> None:
 @pytest.mark.usefixtures("own")
 def test_what_is_wrong_with_a_function_of_the_user_s(spec: str, said: str) -> None:
     assert said in refusal(spec)
+
+
+@pytest.mark.parametrize(
+    ("spec", "shape"),
+    [
+        ("timm:test_vit", (3, 32, 32)),
+        ("timm:resnet18", (1, 32, 48)),
+        ("torchvision:resnet18", (3, 48, 48)),
+        ("torchvision:vit_b_32", (3, 64, 64)),
+        ("hf:vit", (1, 32, 32)),
+        ("hf:resnet", (3, 64, 32)),
+    ],
+)
+def test_a_classifier_for_so_many_classes_of_images_of_a_shape(spec: str, shape: tuple[int, ...]) -> None:
+    model = load_model(spec, task=Task(7, shape)).model
+    scores = model(torch.empty(2, *shape, device="meta"))
+    assert getattr(scores, "logits", scores).shape == (2, 7)
+
+
+def test_a_type_without_a_classifier_is_refused() -> None:
+    assert "no image classifier of this model type" in refusal("hf:bert", task=Task(7, (3, 32, 32)))
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("ast", "'audio-spectrogram-transformer'"), ("AST", "'audio-spectrogram-transformer'"), ("vti", "'vit'")],
+)
+def test_an_abbreviation_is_understood(name: str, meant: str) -> None:
+    assert f"did you mean {meant}" in refusal(f"hf:{name}")

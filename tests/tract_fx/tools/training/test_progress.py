@@ -2,15 +2,13 @@ import io
 
 from rich.console import Console
 
-from tract_fx.tools.demo.progress import watching
-from tract_fx.tools.demo.training import Epoch
+from tract_fx.tools.training.progress import watching
 
 
 def watch(console: Console) -> str:
-    with watching(console, "ResNet plain", steps=2) as watcher:
-        watcher.step()
-        watcher.step()
-        watcher.epoch(1, Epoch(0.5, 0.875))
+    with watching(console, "ResNet", steps=2) as watcher:
+        assert list(watcher.counted([(0, 1), (2, 3)])) == [(0, 1), (2, 3)]
+        watcher.epoch("ResNet plain", 1, 0.5, 0.875)
     return console.file.getvalue()
 
 
@@ -22,4 +20,4 @@ def test_on_a_terminal_the_bar_ends_full_with_the_last_numbers():
     console = Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None)
     said = watch(console)
     assert "2/2" in said
-    assert "epoch   1  loss 0.500  test 87.5%" in said
+    assert "ResNet plain  epoch   1  loss 0.500  test 87.5%" in said

@@ -8,11 +8,9 @@ from typing import Any
 
 import torch
 
-__all__ = ["Journal", "JournalError", "read"]
+from tract_fx.tools.errors import JournalError
 
-
-class JournalError(Exception):
-    """A file holds another run than the one that is asked for."""
+__all__ = ["Journal", "read"]
 
 
 class Journal:
