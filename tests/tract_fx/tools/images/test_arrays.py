@@ -44,14 +44,17 @@ def test_each_image_keeps_its_label(tmp_path):
 def test_folder_split_is_seen(write_images):
     images = load_images(write_images("train/a", "train/b", "val/a", "val/b", count=3), 8, 0, seed=0)
     assert (len(images.train_images), len(images.test_images)) == (6, 6)
-    assert images.notices[:1] == ()
+    assert images.notices == ()
 
 
 def test_limit_is_told(write_images):
     images = load_images(write_images("a", "b", count=10), 8, 10, seed=0)
     assert len(images.train_images) + len(images.test_images) == 10
     assert set(Counter(images.train_labels.tolist()).values()) == {4}
-    assert images.notices[:1] == ("Using 10 of 20 images, balanced over the classes (--limit 0 takes all).",)
+    assert images.notices == (
+        "Using 10 of 20 images, balanced over the classes (--limit 0 takes all).",
+        "There is no folder of test images: 20% of each class are held out.",
+    )
 
 
 def test_unreadable_files_are_skipped_and_counted(write_images):
