@@ -60,6 +60,7 @@ class LayerMatch:
         features: ``n``, the number of columns of ``X`` for one group.
         groups: number of independent systems that are solved, such as the groups of a convolution.
         form: ``"primal"`` (systems of size ``n x n``) or ``"dual"`` (``r x r``), see :mod:`tract_fx.ops.solve`.
+        relative: whether ``lam`` is in units of ``tr(C) / n``, the mean eigenvalue of the covariance.
     """
 
     weight: str
@@ -69,12 +70,13 @@ class LayerMatch:
     features: int
     groups: int
     form: str
+    relative: bool = False
 
     def __str__(self) -> str:
         system = self.features if self.form == "primal" else self.rows
         return (
             f"{self.weight or self.layer}: {self.op} rewritten, {self.form}, {self.groups} x ({system} x {system}), "
-            f"{self.rows} rows, {self.features} features"
+            f"{self.rows} rows, {self.features} features{', relative lam' if self.relative else ''}"
         )
 
 

@@ -41,7 +41,7 @@ class FindingsRecorder:
         """
         self.called = True
         self.record = GraphRecord(
-            tuple(map(_describe_match, findings.matches)),
+            tuple(_describe_match(match, self.settings.relative) for match in findings.matches),
             tuple(map(_describe_rejection, findings.rejections)),
             findings.has_gradients,
         )
@@ -51,7 +51,7 @@ class FindingsRecorder:
             raise UnsupportedLayerError("\n".join(f"TrAct cannot be applied to {item}" for item in unsupported))
 
 
-def _describe_match(match: Match) -> LayerMatch:
+def _describe_match(match: Match, relative: bool) -> LayerMatch:
     return LayerMatch(
         weight=", ".join(match.weights),
         layer=match.layer,
@@ -60,6 +60,7 @@ def _describe_match(match: Match) -> LayerMatch:
         features=int(match.features),
         groups=int(match.groups),
         form=match.form.value,
+        relative=relative,
     )
 
 

@@ -45,24 +45,34 @@ class Sharing(NamedTuple):
     Attributes:
         groups: process groups; their sums are taken one after the other.
         layer: the terms that must be the same on every rank, in JSON; a constant of the graph.
+        relative: whether ``lam`` is in units of the mean eigenvalue of the covariance of all.
     """
 
     groups: tuple[Group, ...]
     layer: str
+    relative: bool = False
 
     @classmethod
     def of(
-        cls, groups: tuple[Group, ...], weights: tuple[str, ...], features: int, channel_groups: int, dtype: torch.dtype
+        cls,
+        groups: tuple[Group, ...],
+        weights: tuple[str, ...],
+        features: int,
+        channel_groups: int,
+        dtype: torch.dtype,
+        *,
+        relative: bool = False,
     ) -> Sharing:
-        """Sharing of one layer; names, sizes, dtype and the version of this package must be the same on every rank."""
+        """Sharing of one layer; names, sizes, dtype, ``relative`` and this package must be the same on every rank."""
         terms = {
             "weights": weights,
             "features": features,
             "groups": channel_groups,
             "dtype": str(dtype),
+            "relative": relative,
             "tract-fx": source_hash()[:12],
         }
-        return cls(groups, json.dumps(terms, sort_keys=True))
+        return cls(groups, json.dumps(terms, sort_keys=True), relative)
 
     @property
     def names(self) -> str:
@@ -213,7 +223,7 @@ def shared_gradient(
     packed = await_sums(started, gradient, lam, sharing.names, sharing.layer, sharing.size)
     features, rows = gradient.shape[-1], packed[-SUMMED]
     covariance = packed[:-SUMMED].view(-1, features, features) / rows.clamp(min=1)
-    return solve_primal(covariance, gradient, lam, torch.exp2(exponent))
+    return solve_primal(covariance, gradient, lam, torch.exp2(exponent), relative=sharing.relative)
 
 
 def _is_capturing(tensor: Tensor) -> bool:

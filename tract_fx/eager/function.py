@@ -21,7 +21,7 @@ from tract_fx.ops.patches import PatchGeometry
 __all__ = ["EagerFirstLayer", "FirstLayer"]
 
 # Of lam and of the constants.
-NO_GRADIENT = (None,) * 7
+NO_GRADIENT = (None,) * 8
 
 SECOND = (
     "TrAct cannot be applied to {name}: the loss differentiates its gradients again, and the gradient of TrAct has no "
@@ -36,12 +36,12 @@ CONVOLUTIONS = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}
 
 
 class FirstLayer(torch.autograd.Function):
-    """``FirstLayer.apply(input, weight, bias, lam, stride, padding, dilation, groups, sharing, name)``.
+    """``FirstLayer.apply(input, weight, bias, lam, stride, padding, dilation, groups, relative, sharing, name)``.
 
     The output and the gradients of input and bias are those of the plain layer, in the dtype of the input. The gradient of
     the weight has the dtype of the weight. It is computed in the backward pass, with the value that ``lam``, a tensor with
-    one element, has at that time. The last six arguments are constants: ``stride`` is empty for a linear layer, ``sharing``
-    is usually None, and ``name`` is the layer's, for errors.
+    one element, has at that time. The last seven arguments are constants: ``stride`` is empty for a linear layer,
+    ``relative`` puts ``lam`` in units of the covariance, ``sharing`` is usually None, and ``name`` is for errors.
 
     This class is the one that Dynamo traces. Dynamo accepts no ``jvp``, which is why :class:`EagerFirstLayer` exists.
     """
@@ -58,6 +58,7 @@ class FirstLayer(torch.autograd.Function):
         padding: tuple[int, ...],
         dilation: tuple[int, ...],
         groups: int,
+        relative: bool,
         sharing: Sharing | None,
         name: str,
     ) -> Tensor:
@@ -72,7 +73,7 @@ class FirstLayer(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         """Keep what the plain layer keeps: its operands."""
-        input, weight, bias, lam, *geometry, ctx.sharing, ctx.name = inputs
+        input, weight, bias, lam, *geometry, ctx.relative, ctx.sharing, ctx.name = inputs
         ctx.save_for_backward(input, weight, lam)
         ctx.geometry = geometry
         ctx.has_bias = bias is not None
@@ -110,7 +111,7 @@ class EagerFirstLayer(FirstLayer):
     ) -> Tensor:
         """The tangent of the plain layer, which is linear in its input and in its weight."""
         input, weight, lam = ctx.saved_tensors
-        constants = lam, *ctx.geometry, ctx.sharing, ctx.name
+        constants = lam, *ctx.geometry, ctx.relative, ctx.sharing, ctx.name
         with torch.no_grad():
             tangent = input.new_zeros(ctx.output_shape)
             if input_tangent is not None:
@@ -138,7 +139,7 @@ def _gradients(ctx: Any, output_gradient: Tensor) -> tuple[Tensor | None, Tensor
         new = None
         if ctx.needs_input_grad[1]:
             operands = convolution_operands(input, None, output_gradient, weight.shape, geometry)
-            solved = _solve(operands, lam.to(input.device), dual, ctx.sharing)
+            solved = _solve(operands, lam.to(input.device), dual, ctx.relative, ctx.sharing)
             new = laid_out_as(operands.restore(solved), weight).to(weight.dtype)
     return of_input, new, of_bias
 
@@ -174,9 +175,9 @@ class _Refusal(torch.autograd.Function):
         raise UnsupportedLayerError(ctx.message)
 
 
-def _solve(operands: Operands, lam: Tensor, dual: bool, sharing: Sharing | None) -> Tensor:
+def _solve(operands: Operands, lam: Tensor, dual: bool, relative: bool, sharing: Sharing | None) -> Tensor:
     if sharing is None:
-        return operands.dual(lam) if dual else operands.primal(lam)
+        return operands.dual(lam, relative=relative) if dual else operands.primal(lam, relative=relative)
     started, exponent = start_covariance(
         operands.input, operands.rows, lam, operands.output_gradient, operands.geometry, sharing
     )

@@ -36,11 +36,12 @@ class Interception(TorchFunctionMode):
         name: of the module, for errors.
         lam: one element.
         process_group: as an option of the backend.
+        relative: as an option of the backend.
     """
 
-    def __init__(self, name: str, lam: Tensor, process_group: str | None) -> None:
+    def __init__(self, name: str, lam: Tensor, process_group: str | None, relative: bool) -> None:
         super().__init__()
-        self.name, self.lam, self.process_group = name, lam, process_group
+        self.name, self.lam, self.process_group, self.relative = name, lam, process_group, relative
         self.calls = 0
 
     def __torch_function__(
@@ -106,9 +107,10 @@ class Interception(TorchFunctionMode):
             dtype = torch.get_autocast_dtype(input.device.type)
             input, bias = input.to(dtype), None if bias is None else bias.to(dtype)
         groups = geometry[-1]
-        sharing = sharing_of(self.process_group, self.name, weight.shape[1:].numel(), groups, str(input.dtype))
+        features, dtype = weight.shape[1:].numel(), str(input.dtype)
+        sharing = sharing_of(self.process_group, self.name, features, groups, dtype, self.relative)
         function = FirstLayer if torch.compiler.is_compiling() else EagerFirstLayer
-        return function.apply(input, weight, bias, self.lam, *geometry, sharing, self.name)
+        return function.apply(input, weight, bias, self.lam, *geometry, self.relative, sharing, self.name)
 
 
 def _has_trainable_weight(given: dict[str, Any]) -> bool:

@@ -13,7 +13,9 @@ __all__ = ["sharing_of"]
 
 
 @torch.compiler.assume_constant_result
-def sharing_of(process_group: str | None, name: str, features: int, groups: int, dtype: str) -> Sharing | None:
+def sharing_of(
+    process_group: str | None, name: str, features: int, groups: int, dtype: str, relative: bool
+) -> Sharing | None:
     """With which processes a layer shares its covariance, or None. It has to be called in the forward pass.
 
     Args:
@@ -22,6 +24,7 @@ def sharing_of(process_group: str | None, name: str, features: int, groups: int,
         features: ``n``.
         groups: of the layer's channels.
         dtype: of its input.
+        relative: as an option of the backend.
 
     Raises:
         OptionError: when the option names no group, or nothing that is running has one.
@@ -38,4 +41,5 @@ def sharing_of(process_group: str | None, name: str, features: int, groups: int,
             f"TrAct cannot be applied to {name}: its covariance, {features} x {features}, is too large to be summed over "
             f"processes. {LEAVE_GROUP_OUT}"
         )
-    return Sharing.of(found, (name,), features, groups, getattr(torch, dtype.removeprefix("torch.")))
+    narrow = getattr(torch, dtype.removeprefix("torch."))
+    return Sharing.of(found, (name,), features, groups, narrow, relative=relative)

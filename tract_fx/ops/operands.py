@@ -43,18 +43,19 @@ class Operands:
         """``G`` in float64, from the operands that the layer saw."""
         return self.by_entry() if self.by_entry else exact_gradient(self.input, self.output_channels, self.geometry)
 
-    def primal(self, lam: Tensor | float) -> Tensor:
+    def primal(self, lam: Tensor | float, *, relative: bool = False) -> Tensor:
         """The gradient that TrAct puts in the place of the plain one, in its layout, from ``n x n`` systems."""
         if self.by_entry is not None:
-            return primal_gradient(self.input, self.exact_gradient(), self.rows, lam, self.geometry)
+            gradient = self.exact_gradient()
+            return primal_gradient(self.input, gradient, self.rows, lam, self.geometry, relative=relative)
         input, scale = scale_down(self.input)
         gram, gradient = sums_of(input, self.output_channels, self.geometry)
         plain = gradient if isinstance(scale, float) else gradient * scale
-        return solve_primal(gram / self.rows, plain, lam, scale)
+        return solve_primal(gram / self.rows, plain, lam, scale, relative=relative)
 
-    def dual(self, lam: Tensor | float) -> Tensor:
+    def dual(self, lam: Tensor | float, *, relative: bool = False) -> Tensor:
         """The same from systems of the size of the rows."""
-        return dual_gradient(self.input, self.output_gradient, self.rows, lam, self.geometry)
+        return dual_gradient(self.input, self.output_gradient, self.rows, lam, self.geometry, relative=relative)
 
 
 def convolution_operands(
