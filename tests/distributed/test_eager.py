@@ -21,6 +21,7 @@ CASES = {
     "ddp, fewer rows than features": Case("ddp outside", "linear"),
     "ddp, two first layers": Case("ddp outside", "two stems"),
     "ddp, float64": Case("ddp outside", dtype=torch.float64),
+    "ddp, relative lam": Case("ddp outside", "linear", relative=True),
     "zero": Case("ddp zero"),
     "fsdp": Case("fsdp root"),
     "fsdp, the layer is a unit of its own": Case("fsdp own unit"),

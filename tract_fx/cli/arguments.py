@@ -126,6 +126,10 @@ SHARED: dict[str, dict[str, Any]] = {
     "--data": {"type": path, "metavar": "PATH"},
     "--input": {"type": shape, "metavar": "SHAPE"},
     "--lam": {"type": positive, "default": 0.1, "metavar": "X", "help": "TrAct's regularisation (default: 0.1)"},
+    "--relative": {
+        "action": "store_true",
+        "help": "lam is in units of tr(C)/n, the mean eigenvalue of the data's covariance",
+    },
     "--out": {"type": path, "metavar": "DIR"},
     "--seed": {"type": count(0), "default": 0, "metavar": "N"},
 }
