@@ -74,15 +74,17 @@ _INHERITED = ("partitioner_tag", "seq_nr", "fwd_nn_module_stack", "stack_trace",
 Decompositions = dict[Any, Callable[..., Any]]
 
 
-def apply(match: Match, lam: Node, decompositions: Decompositions | None = None) -> None:
+def apply(match: Match, lam: Node, decompositions: Decompositions | None = None, *, relative: bool = False) -> None:
     """Rewrite one match in its graph.
 
     Args:
         match: a result of :func:`~tract_fx.passes.first_layer.find` on the graph as it is now.
         lam: the node that holds ``lam``, a float64 tensor of no dimension.
         decompositions: those that the rest of the graph was traced with.
+        relative: whether ``lam`` is in units of the mean eigenvalue of the covariance.
     """
-    replace_gradient(match, _formula(match), [match.call.input, match.gradient.output_gradient, lam], decompositions)
+    others = [match.call.input, match.gradient.output_gradient, lam]
+    replace_gradient(match, _formula(match, relative), others, decompositions)
     _drop_plain_gradient(match)
     match.call.output.meta[REWRITTEN] = True
 
@@ -112,6 +114,8 @@ def apply_shared(
     groups: tuple[Group, ...],
     tangent: Node | None,
     decompositions: Decompositions | None = None,
+    *,
+    relative: bool = False,
 ) -> Node | None:
     """Rewrite one match with the covariance of the rows of all processes.
 
@@ -121,13 +125,14 @@ def apply_shared(
         groups: process groups that share it.
         tangent: an input of the backward pass; without it the covariance waits for the gradient of the layer's output.
         decompositions: those that the rest of the graph was traced with.
+        relative: as for :func:`apply`; the covariance is that of all processes.
 
     Returns:
         The node that replaces ``tangent`` in the rest of the graph.
     """
     gradient, input = match.gradient.node, match.call.input
-    features = [system.features for system in match.systems]
-    sharing = Sharing.of(groups, match.weights, features, match.groups, input.meta["val"].dtype)
+    features, dtype = [system.features for system in match.systems], input.meta["val"].dtype
+    sharing = Sharing.of(groups, match.weights, features, match.groups, dtype, relative=relative)
     users = list(gradient.users)
 
     def start(input: Tensor, tangent: Tensor, lam: Tensor) -> tuple[Tensor, Tensor]:
@@ -138,7 +143,7 @@ def apply_shared(
         input: Tensor, gradient: Tensor, output_gradient: Tensor, started: Tensor, exponent: Tensor, lam: Tensor
     ) -> Tensor:
         operands = operands_of(match, input, gradient, output_gradient)
-        new = shared_gradient(started, exponent, operands.exact_gradients(), lam.to(input.device), sharing)
+        new = shared_gradient(started, exponent, operands, lam.to(input.device), sharing)
         return _in_place_of(gradient, operands.restore(new))
 
     output_gradient = match.gradient.output_gradient
@@ -203,12 +208,13 @@ def _before_backward(graph: torch.fx.Graph, needed: list[Node]) -> Node:
     return point
 
 
-def _formula(match: Match) -> Callable[..., Tensor]:
+def _formula(match: Match, relative: bool) -> Callable[..., Tensor]:
     """The new gradient as a function of the old one's surroundings, in float32 or float64 and the old one's shape."""
 
     def formula(gradient: Tensor, input: Tensor, output_gradient: Tensor, lam: Tensor) -> Tensor:
         operands = operands_of(match, input, gradient, output_gradient)
-        return _in_place_of(gradient, operands.gradient(lam.to(input.device), dual=match.form is Form.DUAL))
+        new = operands.gradient(lam.to(input.device), dual=match.form is Form.DUAL, relative=relative)
+        return _in_place_of(gradient, new)
 
     return formula
 

@@ -32,6 +32,7 @@ class TractPass(CustomGraphPass):
         naming: how layers are called.
         process_groups: groups of processes that share covariances; empty when each process uses its own.
         watch: makes the context in which a graph that has matches is changed; it sees the graph before and after.
+        relative: whether ``lam`` is in units of the mean eigenvalue of each covariance.
     """
 
     def __init__(
@@ -46,6 +47,8 @@ class TractPass(CustomGraphPass):
         naming: Naming = DEFAULT_NAMING,
         process_groups: tuple[Group, ...] = (),
         watch: Callable[[Graph], AbstractContextManager[Any]] = nullcontext,
+        *,
+        relative: bool = False,
     ) -> None:
         self.inputs = tuple(inputs)
         self.layers = layers
@@ -57,6 +60,7 @@ class TractPass(CustomGraphPass):
         self.naming = naming
         self.process_groups = process_groups
         self.watch = watch
+        self.relative = relative
 
     def __call__(self, graph: Graph) -> None:
         """Run the user's passes, then find and rewrite; a graph without a match is left as it is."""
@@ -73,9 +77,11 @@ class TractPass(CustomGraphPass):
             lam = self.lam(graph)
             for match in findings.matches:
                 if self.process_groups:
-                    tangent = rewrite.apply_shared(match, lam, self.process_groups, tangent, decompositions)
+                    tangent = rewrite.apply_shared(
+                        match, lam, self.process_groups, tangent, decompositions, relative=self.relative
+                    )
                 else:
-                    rewrite.apply(match, lam, decompositions)
+                    rewrite.apply(match, lam, decompositions, relative=self.relative)
             graph.lint()
 
     def uuid(self) -> tuple[Any, ...] | None:

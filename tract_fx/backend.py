@@ -40,6 +40,7 @@ def tract_backend(
     mode: str | None = None,
     options: Mapping[str, Any] | None = None,
     process_group: ProcessGroup | str | None = None,
+    relative: bool = False,
 ) -> TractBackend:
     """Create a backend for ``torch.compile`` that trains the first layer with TrAct.
 
@@ -49,8 +50,8 @@ def tract_backend(
     weight's gradient. Nothing else changes.
 
     Args:
-        lam: the regularisation, a finite positive number in units of squared inputs. The paper uses 0.1 by default, 0.2 for
-            long training and 0.05 for short training.
+        lam: the regularisation, a finite positive number in units of squared inputs, unless it is relative. The paper uses
+            0.1 by default, 0.2 for long training and 0.05 for short training.
         layers: ``"first"`` for every convolution or matrix product whose input depends on data alone, or a list of names
             of modules (``"patch_embed.proj"``) or parameters (``"patch_embed.proj.weight"``).
         on_unsupported: ``"error"``, ``"warn"`` or ``"ignore"``: what happens when a layer should be rewritten and cannot
@@ -62,6 +63,9 @@ def tract_backend(
             of the ``DistributedDataParallel`` or FSDP2 module that is running. The covariance is then computed from the
             rows of all processes, summed by one small all-reduce in the backward pass. Without a group, it is computed
             from the rows of this process.
+        relative: if True, ``lam I`` becomes ``lam tr(C) / n I``, where ``C = X^T X / r`` is the covariance of the batch, or
+            of all processes where they share it, for each group of channels: ``lam`` is then a share of the mean eigenvalue
+            of ``C``, and training by SGD does not depend on the unit of the inputs.
 
     Returns:
         A backend; one object may compile several models.
@@ -78,6 +82,7 @@ def tract_backend(
             mode=mode,
             options=options or {},
             process_group=process_group,
+            relative=relative,
         )
     )
 
@@ -92,8 +97,8 @@ def tract(
 ) -> Callable[..., Any]:
     """Compile one graph for ``torch.compile(model, backend="tract")``.
 
-    ``options`` may hold ``lam``, ``layers``, ``on_unsupported``, ``inner`` and ``process_group`` in addition to Inductor's
-    own options. Each of these that it does not hold is read from its environment variable: ``TRACT_FX_LAM``,
+    ``options`` may hold ``lam``, ``layers``, ``on_unsupported``, ``inner``, ``process_group`` and ``relative`` in addition
+    to Inductor's own options. Each of these that it does not hold is read from its environment variable: ``TRACT_FX_LAM``,
     ``TRACT_FX_PROCESS_GROUP`` and so on.
 
     Args:
@@ -209,11 +214,14 @@ class TractBackend:
         return "tract"
 
     def __repr__(self) -> str:
-        return f"tract_backend(lam={self.lam}, layers={self.options.layers!r}, inner={self.options.inner!r})"
+        relative = ", relative=True" if self.options.relative else ""
+        return f"tract_backend(lam={self.lam}{relative}, layers={self.options.layers!r}, inner={self.options.inner!r})"
 
     @property
     def lam(self) -> float:
         """The regularisation ``lam`` of ``G (X^T X / r + lam I)^-1`` (section 3 of the paper), in units of squared inputs.
+
+        With ``relative=True`` it is in units of the mean eigenvalue ``tr(C) / n`` of the covariance.
 
         A new value takes effect at the next backward pass of every graph that this object compiled, without a recompile.
         The graphs read it as a float64 scalar. A graph that Dynamo did not capture keeps the value with which it was

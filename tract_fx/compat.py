@@ -260,7 +260,7 @@ def given_backend(value: object) -> GivenBackend | None:
         context = cell.cell_contents
     else:
         return None
-    wrapper = innermost_backend(getattr(context, "callback", None))  # type: ignore[arg-type]
+    wrapper = innermost_backend(getattr(context, "callback", None))
     if not isinstance(wrapper, torch._TorchCompileWrapper):
         return None
     return GivenBackend(context, wrapper.compiler_fn, wrapper.kwargs)

@@ -21,6 +21,7 @@ __all__ = [
     "check_count",
     "check_lam",
     "check_layer_names",
+    "check_relative",
     "default_lam",
     "variable",
 ]
@@ -28,7 +29,7 @@ __all__ = [
 DEFAULT_LAM = 0.1
 
 # Options that a dictionary for torch.compile may hold in addition to Inductor's.
-OWN = ("lam", "layers", "on_unsupported", "inner", "process_group")
+OWN = ("lam", "layers", "on_unsupported", "inner", "process_group", "relative")
 
 
 def variable(option: str) -> str:
@@ -37,6 +38,9 @@ def variable(option: str) -> str:
 
 
 LAM_VARIABLE = variable("lam")
+
+# What an environment variable may hold for an option that is True or False.
+FLAGS = {"1": True, "true": True, "0": False, "false": False}
 
 OnUnsupported = Literal["error", "warn", "ignore"]
 Inner = Literal["inductor", "aot_eager"]
@@ -48,7 +52,8 @@ class TractOptions:
 
     Args:
         lam: the regularisation ``lam`` of ``G (X^T X / r + lam I)^-1``, finite and positive; it has the unit of the
-            squared inputs of the layer. The paper uses 0.1, 0.2 for long and 0.05 for short training (section 4).
+            squared inputs of the layer, unless it is relative. The paper uses 0.1, 0.2 for long and 0.05 for short training
+            (section 4).
         layers: ``"first"`` for every layer whose input depends on data alone, or names of modules or parameters.
         on_unsupported: ``"error"``, ``"warn"`` or ``"ignore"``: what happens when a layer should be rewritten and cannot
             be.
@@ -57,6 +62,8 @@ class TractOptions:
         options: as in ``torch.compile``; passed to Inductor.
         process_group: the processes that share the covariance: a ``torch.distributed.ProcessGroup``, of which only the
             name is kept, ``"ddp"`` for the group of the DDP or FSDP2 module that is running, or None.
+        relative: whether the regularisation is ``lam tr(C) / n``: ``lam`` times the mean eigenvalue of ``C = X^T X / r``,
+            for each group of channels.
 
     Raises:
         OptionError: naming the argument, its value and what is allowed.
@@ -69,12 +76,14 @@ class TractOptions:
     mode: str | None = None
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     process_group: Any = None
+    relative: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "lam", check_lam(self.lam))
         object.__setattr__(self, "layers", _check_layers(self.layers))
         object.__setattr__(self, "options", _check_mapping(self.options))
         object.__setattr__(self, "process_group", check_process_group(self.process_group))
+        check_relative(self.relative)
         _check_choice("on_unsupported", self.on_unsupported, get_args(OnUnsupported))
         _check_choice("inner", self.inner, get_args(Inner))
         if self.mode is not None:
@@ -98,7 +107,7 @@ class TractOptions:
         ``options`` may hold the fields of this class (``layers`` may be a string of comma-separated names); the other
         entries are passed to Inductor. A field that is not given is read from the environment, where its variable is set:
         ``TRACT_FX_LAM``, ``TRACT_FX_LAYERS``, ``TRACT_FX_ON_UNSUPPORTED``, ``TRACT_FX_INNER``,
-        ``TRACT_FX_PROCESS_GROUP``.
+        ``TRACT_FX_PROCESS_GROUP``, ``TRACT_FX_RELATIVE`` (``1`` or ``0``).
 
         Raises:
             OptionError: naming the option or the variable, its value and what is allowed.
@@ -114,7 +123,8 @@ class TractOptions:
     def _of_environment(cls) -> dict[str, Any]:
         """The options, except ``lam``, that are set by environment variables."""
         texts = {name: os.environ.get(variable(name), "").strip() for name in OWN if name != "lam"}
-        found = {name: _split_names(text) if name == "layers" else text for name, text in texts.items() if text}
+        read = {"layers": _split_names, "relative": lambda text: FLAGS.get(text.lower(), text)}
+        found = {name: read.get(name, str)(text) for name, text in texts.items() if text}
         for name, value in found.items():
             try:
                 fields: dict[str, Any] = {name: value}
@@ -191,6 +201,17 @@ def check_lam(lam: object, name: str = "lam") -> float:
     if not (math.isfinite(value) and value > 0):
         raise OptionError(f"{name}={lam!r} is not allowed: it must be finite and greater than zero, such as 0.1.")
     return value
+
+
+def check_relative(relative: object) -> bool:
+    """``relative`` itself.
+
+    Raises:
+        OptionError: unless it is True or False.
+    """
+    if not isinstance(relative, bool):
+        raise OptionError(f"relative={relative!r} is not allowed: it must be True or False.")
+    return relative
 
 
 def check_count(value: object, name: str, least: int) -> int:

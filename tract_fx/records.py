@@ -62,6 +62,7 @@ class LayerMatch:
         form: ``"primal"`` (systems of size ``n x n``) or ``"dual"`` (``r x r``), see :mod:`tract_fx.ops.solve`.
         blocks: sizes of the systems of one group where the covariance of a transposed convolution consists of blocks; empty
             where there is one system of the size above.
+        relative: whether ``lam`` is in units of ``tr(C) / n``, the mean eigenvalue of the covariance.
     """
 
     weight: str
@@ -71,6 +72,7 @@ class LayerMatch:
     features: int
     groups: int
     form: str
+    relative: bool = False
     blocks: tuple[int | str, ...] = ()
 
     @property
@@ -95,7 +97,7 @@ class LayerMatch:
         most = "up to " if self.is_largest else ""
         return (
             f"{self.weight or self.layer}: {self.op} rewritten, {self.form}, {self.count} x ({most}{self.size} x "
-            f"{self.size}), {self.rows} rows, {self.features} features"
+            f"{self.size}), {self.rows} rows, {self.features} features{', relative lam' if self.relative else ''}"
         )
 
 

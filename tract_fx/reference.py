@@ -27,30 +27,37 @@ __all__ = [
 _CONVOLUTION = {1: torch.nn.functional.conv1d, 2: torch.nn.functional.conv2d, 3: torch.nn.functional.conv3d}
 
 
-def primal(X: Tensor, dZ: Tensor, lam: float) -> Tensor:
-    """``dZ^T X (X^T X / r + lam I)^-1``, the minimiser of the paper's equation 6 up to sign and step size."""
+def primal(X: Tensor, dZ: Tensor, lam: float, *, relative: bool = False) -> Tensor:
+    """``dZ^T X (X^T X / r + lam I)^-1``, the minimiser of the paper's equation 6 up to sign and step size.
+
+    If ``relative``, ``lam`` is in units of ``tr(X^T X / r) / n``, which is the mean of the squared elements of ``X``.
+    """
     X, dZ = X.double(), dZ.double()
+    lam = lam * X.square().mean().item() if relative else lam
     covariance = X.T @ X / X.shape[0]
     return torch.linalg.solve(covariance + lam * torch.eye(X.shape[1], dtype=X.dtype), dZ.T @ X, left=False)
 
 
-def dual(X: Tensor, dZ: Tensor, lam: float) -> Tensor:
+def dual(X: Tensor, dZ: Tensor, lam: float, *, relative: bool = False) -> Tensor:
     """``((X X^T / r + lam I)^-1 dZ)^T X``: equal to :func:`primal`, with a system of the size of the rows."""
     X, dZ = X.double(), dZ.double()
+    lam = lam * X.square().mean().item() if relative else lam
     kernel = X @ X.T / X.shape[0]
     return torch.linalg.solve(kernel + lam * torch.eye(X.shape[0], dtype=X.dtype), dZ).T @ X
 
 
-def linear_gradient(input: Tensor, output_gradient: Tensor, lam: float) -> Tensor:
+def linear_gradient(input: Tensor, output_gradient: Tensor, lam: float, *, relative: bool = False) -> Tensor:
     """Gradient ``(m, n)`` of a linear layer's weight.
 
     Args:
         input: ``(*, n)``.
         output_gradient: ``(*, m)``, the gradient with respect to the layer's output.
         lam: the regularisation.
+        relative: as for :func:`primal`.
     """
     form = dual if input[..., 0].numel() < input.shape[-1] else primal
-    return form(input.reshape(-1, input.shape[-1]), output_gradient.reshape(-1, output_gradient.shape[-1]), lam)
+    X, dZ = (item.reshape(-1, item.shape[-1]) for item in (input, output_gradient))
+    return form(X, dZ, lam, relative=relative)
 
 
 def conv_rows(input: Tensor, kernel_size: tuple[int, ...], groups: int, **geometry: Any) -> Tensor:
@@ -75,7 +82,14 @@ def conv_rows(input: Tensor, kernel_size: tuple[int, ...], groups: int, **geomet
 
 
 def conv_gradient(
-    input: Tensor, output_gradient: Tensor, weight: Tensor, lam: float, *, groups: int = 1, **geometry: Any
+    input: Tensor,
+    output_gradient: Tensor,
+    weight: Tensor,
+    lam: float,
+    *,
+    groups: int = 1,
+    relative: bool = False,
+    **geometry: Any,
 ) -> Tensor:
     """Gradient of a convolution's weight, one system for each group.
 
@@ -85,13 +99,15 @@ def conv_gradient(
         weight: only its shape is used.
         lam: the regularisation.
         groups: number of groups of channels.
+        relative: as for :func:`primal`, for each group.
         **geometry: ``stride``, ``padding`` and ``dilation`` as in ``torch.nn.functional.conv2d``.
     """
     rows = conv_rows(input, tuple(weight.shape[2:]), groups, **geometry)
     form = dual if rows.shape[1] < rows.shape[2] else primal
     parts = output_gradient.chunk(groups, dim=1)
     gradients = [
-        form(X, part.flatten(2).transpose(1, 2).flatten(0, 1), lam) for X, part in zip(rows, parts, strict=True)
+        form(X, part.flatten(2).transpose(1, 2).flatten(0, 1), lam, relative=relative)
+        for X, part in zip(rows, parts, strict=True)
     ]
     return torch.cat(gradients).reshape(weight.shape)
 
@@ -127,7 +143,14 @@ def transposed_conv_rows(
 
 
 def transposed_conv_gradient(
-    input: Tensor, output_gradient: Tensor, weight: Tensor, lam: float, *, groups: int = 1, **geometry: Any
+    input: Tensor,
+    output_gradient: Tensor,
+    weight: Tensor,
+    lam: float,
+    *,
+    groups: int = 1,
+    relative: bool = False,
+    **geometry: Any,
 ) -> Tensor:
     """Gradient of a transposed convolution's weight, one system for each group.
 
@@ -137,13 +160,15 @@ def transposed_conv_gradient(
         weight: ``(channels, m, *kernel)``; only its shape is used.
         lam: the regularisation.
         groups: number of groups of channels.
+        relative: as for :func:`primal`, for each group.
         **geometry: as for :func:`transposed_conv_rows`.
     """
     rows = transposed_conv_rows(input, tuple(weight.shape[2:]), groups, **geometry)
     form = dual if rows.shape[1] < rows.shape[2] else primal
     parts = output_gradient.chunk(groups, dim=1)
     gradients = [
-        form(X, part.flatten(2).transpose(1, 2).flatten(0, 1), lam).unflatten(1, (-1, *weight.shape[2:]))
+        form(X, part.flatten(2).transpose(1, 2).flatten(0, 1), lam, relative=relative)
         for X, part in zip(rows, parts, strict=True)
     ]
+    gradients = [gradient.unflatten(1, (-1, *weight.shape[2:])) for gradient in gradients]
     return torch.cat([gradient.transpose(0, 1) for gradient in gradients])

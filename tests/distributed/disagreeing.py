@@ -48,6 +48,12 @@ def different_lam(rank: int, size: int, port: int) -> tuple[str, float]:
         return caught(lambda: step(model))
 
 
+def relative_on_one_rank(rank: int, size: int, port: int) -> tuple[str, float]:
+    with process_group(rank, size, port):
+        model = torch.compile(convolutional(), backend=world_backend(relative=rank == 1))
+        return caught(lambda: step(model))
+
+
 def lam_is_set_on_one_rank(rank: int, size: int, port: int) -> tuple[str, float]:
     with process_group(rank, size, port):
         backend = world_backend()

@@ -35,7 +35,8 @@ def train(
     """
     with process_group(rank, size, port) as world, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", TractWarning)
-        model = apply_tract(case.make(), case.layers, case.lam, process_group=world if given == "world" else given)
+        group = world if given == "world" else given
+        model = apply_tract(case.make(), case.layers, case.lam, relative=case.relative, process_group=group)
         if any(steps_before):
             schedule = LamScheduler(map(model.get_submodule, case.layers), lambda step: case.lam if step == 2 else 0.3)
             for _ in range(steps_before[rank]):

@@ -16,6 +16,12 @@ def test_different_lam(two: Processes) -> None:
 
 
 @works("disagreement")
+def test_relative_lam_on_one_rank(two: Processes) -> None:
+    for message, _ in two.run(disagreeing.relative_on_one_rank, seconds=60):
+        assert "covariance of stem.weight: relative is False on rank 0; True on rank 1." in message
+
+
+@works("disagreement")
 def test_lam_that_is_set_on_one_rank_later(two: Processes) -> None:
     for message, _ in two.run(disagreeing.lam_is_set_on_one_rank, seconds=60):
         assert "lam is 0.2 on rank 0; 0.3 on rank 1." in message

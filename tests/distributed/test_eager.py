@@ -22,6 +22,7 @@ CASES = {
     "ddp, transposed convolution": Case("ddp outside", "transposed"),
     "ddp, two first layers": Case("ddp outside", "two stems"),
     "ddp, float64": Case("ddp outside", dtype=torch.float64),
+    "ddp, relative lam": Case("ddp outside", "linear", relative=True),
     "zero": Case("ddp zero"),
     "fsdp": Case("fsdp root"),
     "fsdp, the layer is a unit of its own": Case("fsdp own unit"),

@@ -31,6 +31,8 @@ LAYERS = {
     "transposed convolution, float64": Case("ddp inside", "transposed", dtype=torch.float64),
     "float64, scaled by what the rank with the largest input needs": Case("ddp inside", dtype=torch.float64),
     "another lam": Case("ddp inside", lam=0.5),
+    "relative lam, of the rows of all": Case("ddp inside", "grouped", relative=True),
+    "relative lam, float64": Case("ddp inside", dtype=torch.float64, relative=True),
 }
 BATCHES = {
     "the last batch is smaller on one rank": Case("ddp inside", parts=(EQUAL, EQUAL, ((4, 2),))),

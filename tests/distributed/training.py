@@ -89,6 +89,7 @@ class Case:
         autocast: to bfloat16.
         dynamic: for ``torch.compile``.
         lam: of the backend.
+        relative: of the backend.
     """
 
     engine: str
@@ -99,6 +100,7 @@ class Case:
     autocast: bool = False
     dynamic: bool | None = None
     lam: float = LAM
+    relative: bool = False
 
     @property
     def layers(self) -> list[str]:
@@ -141,7 +143,7 @@ def expected(case: Case) -> list[dict[str, Tensor]]:
 
             whole = torch.cat(case.batch(step, micro)).double()
             loss(model(whole)).backward()
-            found_now = tract_gradients(model, [whole], case.layers, case.lam, loss)
+            found_now = tract_gradients(model, [whole], case.layers, case.lam, loss, relative=case.relative)
             total = {name: gradient + total.get(name, 0) for name, gradient in found_now.items()}
         for name, gradient in total.items():
             model.get_submodule(name).weight.grad = gradient
@@ -244,7 +246,10 @@ def train(rank: int, size: int, port: int, case: Case, given: str | None = "ddp"
     with process_group(rank, size, port) as world, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", TractWarning)
         backend = tract_backend(
-            case.lam, inner=case.inner, process_group=world if given == "world" else given and "ddp"
+            case.lam,
+            inner=case.inner,
+            process_group=world if given == "world" else given and "ddp",
+            relative=case.relative,
         )
         named = {"backend": "tract", "options": {"lam": case.lam, "inner": case.inner, "process_group": "ddp"}}
         how = named if given == "by name" else {"backend": backend}

@@ -38,6 +38,12 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], int, int, Callable[[Tensor], Te
     "transposed": (lambda: nn.ConvTranspose2d(3, 4, 4, stride=2, padding=1), 8, 16, lambda x: x),
     "latent codes": (lambda: nn.ConvTranspose2d(48, 8, 4), 64, 4, lambda x: x.flatten(1)[..., None, None]),
 }  # fmt: skip
+# With fewer rows than features: the dual form.
+FEW_ROWS: dict[str, tuple[Callable[[], nn.Module], int, int, Callable[[Tensor], Tensor]]] = {
+    "16x16/16, few rows": (lambda: nn.Conv2d(3, 8, 16, stride=16), 2, 64, lambda x: x),
+    "grouped, few rows": (lambda: nn.Conv2d(3, 12, 8, stride=8, groups=3), 3, 32, lambda x: x),
+    "linear, few rows": (lambda: nn.Linear(768, 8), 6, 16, lambda x: x.flatten(1)),
+}
 
 
 class Network(nn.Module):
@@ -62,11 +68,17 @@ class Network(nn.Module):
 
 
 def check(
-    name: str, pixels: str, random: bool, autocast: torch.dtype | None, backend: Any, module: Any = None
+    name: str,
+    pixels: str,
+    random: bool,
+    autocast: torch.dtype | None,
+    backend: Any,
+    module: Any = None,
+    relative: bool = False,
 ) -> float:
     """The error against the closed form of the operands in the dtype that the layer has them in."""
     torch.manual_seed(0)
-    make, count, size, arrange = LAYERS[name]
+    make, count, size, arrange = (LAYERS | FEW_ROWS)[name]
     network = Network(make().to(module or torch.float32), random, autocast)
     x = arrange(photographs(count, size, pixels)).to(module or torch.float32)
     weights = torch.randn_like(network.layer(x).float())
@@ -74,7 +86,7 @@ def check(
     torch._dynamo.reset()
     call = torch.compile(found, backend=backend) if backend else found
     if backend is None:
-        found.layer = TrAct(found.layer, LAM)
+        found.layer = TrAct(found.layer, LAM, relative=relative)
     call(x, weights).backward()
     gradient = next(p.grad for n, p in found.named_parameters() if n.endswith("weight"))
     # dZ as the layer saw it: of the same network without a compiler, in the dtype of its output.
@@ -84,7 +96,7 @@ def check(
     dtype = autocast or module or torch.float32
     assert kept[0].dtype == kept[0].grad.dtype == dtype
     assert gradient.dtype == (module or torch.float32)
-    return error(gradient, layer_gradient(network.layer, x.to(dtype), kept[0].grad, LAM))
+    return error(gradient, layer_gradient(network.layer, x.to(dtype), kept[0].grad, LAM, relative=relative))
 
 
 @works("autocast")
@@ -127,3 +139,18 @@ def test_generated_code(name: str, dtype: torch.dtype | None) -> None:
 @pytest.mark.parametrize("name", LAYERS)
 def test_the_eager_wrapper(name: str, pixels: str, dtype: torch.dtype | None) -> None:
     assert check(name, pixels, True, dtype, None) <= (MIXED if dtype else FLOAT32)
+
+
+@pytest.mark.parametrize("how", ["compiled", "eager"])
+@pytest.mark.parametrize(("dtype", "pixels"), [(None, "0..255"), (None, "standardised"), (torch.bfloat16, "0..1")])
+@pytest.mark.parametrize("name", ["3x3", "16x16/16", "linear", "grouped", *FEW_ROWS])
+def test_relative_lam(name: str, pixels: str, dtype: torch.dtype | None, how: str) -> None:
+    """In both forms, and on pixels of every range, ``lam`` times the mean of the squared elements of the rows."""
+    backend = tract_backend(LAM, relative=True, inner="aot_eager") if how == "compiled" else None
+    assert check(name, pixels, True, dtype, backend, relative=True) <= (MIXED if dtype else FLOAT32)
+
+
+@codegen
+@pytest.mark.parametrize("name", ["3x3", "16x16/16, few rows"])
+def test_relative_lam_in_generated_code(name: str) -> None:
+    assert check(name, "0..255", True, None, tract_backend(LAM, relative=True), relative=True) <= FLOAT32

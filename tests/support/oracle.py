@@ -24,7 +24,13 @@ def error(found: Tensor, expected: Tensor) -> float:
 
 
 def tract_gradients(
-    model: nn.Module, inputs: Sequence[Tensor], layers: Sequence[str], lam: float, loss: Loss = squared
+    model: nn.Module,
+    inputs: Sequence[Tensor],
+    layers: Sequence[str],
+    lam: float,
+    loss: Loss = squared,
+    *,
+    relative: bool = False,
 ) -> dict[str, Tensor]:
     """TrAct gradients of the named layers' weights, summed over the calls of each, in float64.
 
@@ -46,21 +52,23 @@ def tract_gradients(
     loss(twin(*(item.double() if item.is_floating_point() else item for item in inputs))).backward()
     total: dict[str, Tensor] = {}
     for name, rows, output in calls:
-        gradient = layer_gradient(twin.get_submodule(name), rows, output.grad, lam)
+        gradient = layer_gradient(twin.get_submodule(name), rows, output.grad, lam, relative=relative)
         total[name] = total.get(name, 0) + gradient
     return total
 
 
-def layer_gradient(module: nn.Module, input: Tensor, output_gradient: Tensor, lam: float) -> Tensor:
+def layer_gradient(
+    module: nn.Module, input: Tensor, output_gradient: Tensor, lam: float, *, relative: bool = False
+) -> Tensor:
     """Reference gradient of one call of a linear layer or a convolution."""
     if isinstance(module, nn.Linear):
-        return reference.linear_gradient(input, output_gradient, lam)
+        return reference.linear_gradient(input, output_gradient, lam, relative=relative)
     if input.dim() == len(module.kernel_size) + 1:  # without a batch
         input, output_gradient = input[None], output_gradient[None]
     if isinstance(module, TRANSPOSED):
         geometry = {name: getattr(module, name) for name in ("stride", "padding", "output_padding", "dilation")}
         return reference.transposed_conv_gradient(
-            input, output_gradient, module.weight, lam, groups=module.groups, **geometry
+            input, output_gradient, module.weight, lam, groups=module.groups, relative=relative, **geometry
         )
     padding = 0 if module.padding == "valid" else module.padding
     if padding == "same" or module.padding_mode != "zeros":
@@ -73,6 +81,7 @@ def layer_gradient(module: nn.Module, input: Tensor, output_gradient: Tensor, la
         module.weight,
         lam,
         groups=module.groups,
+        relative=relative,
         stride=module.stride,
         padding=padding,
         dilation=module.dilation,

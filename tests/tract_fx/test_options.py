@@ -44,6 +44,8 @@ def test_any_real_number_is_taken(lam: float) -> None:
         ({"on_unsupported": "raise"}, r"on_unsupported='raise' is not allowed.*error, warn, ignore"),
         ({"inner": "inducter"}, r"inner='inducter' is not allowed.*did you mean 'inductor'"),
         ({"mode": "reduce_overhead"}, r"mode='reduce_overhead' is not allowed.*did you mean 'reduce-overhead'"),
+        ({"relative": "yes"}, r"relative='yes' is not allowed.*True or False"),
+        ({"relative": 1}, r"relative=1 is not allowed.*True or False"),
         ({"options": {"max_autotun": True}}, r"options has 'max_autotun'.*did you mean 'max_autotune'"),
         ({"options": {"max_autotune": "yes"}}, r"options\['max_autotune'\]='yes' is not allowed"),
         ({"options": ["max_autotune"]}, r"options=\['max_autotune'\] is not allowed.*dictionary"),
@@ -96,12 +98,20 @@ def test_the_environment_gives_what_a_command_line_cannot(monkeypatch: pytest.Mo
         "ON_UNSUPPORTED": "warn",
         "INNER": "aot_eager",
         "PROCESS_GROUP": "ddp",
+        "RELATIVE": "1",
     }.items():
         monkeypatch.setenv(f"TRACT_FX_{name}", text)
     options = TractOptions.from_compile_arguments(None, None)
     assert options.layers == ("conv1", "fc.weight")
     assert (options.on_unsupported, options.inner, options.process_group) == ("warn", "aot_eager", "ddp")
-    given = {"layers": "first", "on_unsupported": "error", "inner": "inductor", "process_group": None}
+    assert options.relative
+    given = {
+        "layers": "first",
+        "on_unsupported": "error",
+        "inner": "inductor",
+        "process_group": None,
+        "relative": False,
+    }
     assert TractOptions.from_compile_arguments(None, given) == TractOptions()
     assert tract_backend().options == TractOptions(), "an object has what it was given"
     monkeypatch.setenv("TRACT_FX_INNER", "")
@@ -111,6 +121,17 @@ def test_the_environment_gives_what_a_command_line_cannot(monkeypatch: pytest.Mo
 def test_an_error_names_the_environment_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRACT_FX_INNER", "eager")
     with pytest.raises(OptionError, match=r"variable TRACT_FX_INNER: inner='eager' is not allowed.*aot_eager"):
+        TractOptions.from_compile_arguments(None, None)
+
+
+@pytest.mark.parametrize(("text", "relative"), [("1", True), ("True", True), ("0", False), ("false", False)])
+def test_the_environment_switches_relative_on_and_off(
+    monkeypatch: pytest.MonkeyPatch, text: str, relative: bool
+) -> None:
+    monkeypatch.setenv("TRACT_FX_RELATIVE", text)
+    assert TractOptions.from_compile_arguments(None, None).relative is relative
+    monkeypatch.setenv("TRACT_FX_RELATIVE", "perhaps")
+    with pytest.raises(OptionError, match="variable TRACT_FX_RELATIVE: relative='perhaps' is not allowed"):
         TractOptions.from_compile_arguments(None, None)
 
 

@@ -54,6 +54,8 @@ def kept() -> dict:
 
 def test_old_pickles_of_records_and_options_can_be_read(kept: dict) -> None:
     assert kept["options"] == tract_fx.TractOptions(lam=0.2, layers=("conv1",))
+    assert not kept["options"].relative
+    assert not kept["match"].relative
     assert kept["record"].matches == (kept["match"],)
     assert kept["record"].rejections == (kept["rejection"],)
     assert [str(error) for error in kept["errors"]] == ["m"] * len(kept["errors"])
@@ -61,6 +63,7 @@ def test_old_pickles_of_records_and_options_can_be_read(kept: dict) -> None:
 
 def test_old_pickles_of_layers_and_schedules_still_work(kept: dict) -> None:
     assert isinstance(kept["conv"], TrActLayer)
+    assert not kept["conv"].relative
     assert kept["conv"].lam == kept["schedule"].get_last_lam()
     kept["linear"](torch.ones(2, 5)).sum().backward()
     assert kept["linear"].weight.grad.isfinite().all()

@@ -144,6 +144,10 @@ SHARED: dict[str, dict[str, Any]] = {
         "metavar": "N",
         "help": "images in all, balanced over the classes, 0: no limit (default: 10000)",
     },
+    "--relative": {
+        "action": "store_true",
+        "help": "lam is in units of tr(C)/n, the mean eigenvalue of the data's covariance",
+    },
     "--out": {"type": path, "metavar": "DIR"},
     "--seed": {"type": count(0), "default": 0, "metavar": "N"},
     "--threads": {

@@ -21,6 +21,7 @@ def declare(commands: Any, epilog: str) -> None:
     add_shared(parser, "--batch", default=32)
     add("--dtype", choices=(*DTYPES, *DTYPES.values()), default="fp32", help="of model and input (default: fp32)")
     add_shared(parser, "--lam")
+    add_shared(parser, "--relative")
     add("--layers", default="first", metavar="NAMES", help="names of layers, with commas (default: every first layer)")
     add("--dynamic", action="store_true", help="with sizes as symbols, as for torch.compile(dynamic=True)")
     add("--html", type=path, metavar="FILE", help="write a page with the graphs before and after, and the costs")
@@ -77,6 +78,7 @@ def _explain_loaded(loaded: Any, args: argparse.Namespace) -> Any:
         loaded.model.to(dtype),
         *positional,
         lam=args.lam,
+        relative=args.relative,
         layers=layers,
         dynamic=True if args.dynamic else None,
         **keywords,

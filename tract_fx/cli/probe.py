@@ -31,6 +31,7 @@ def declare(commands: Any, epilog: str) -> None:
     add_shared(parser, "--batch", default=64)
     add_shared(parser, "--input", help="resize images to this, such as 3x224x224 (default: what the model expects)")
     add_shared(parser, "--lam")
+    add_shared(parser, "--relative")
     add("--mean", type=floats, metavar="X,X,X", help="subtracted from pixels in 0..1 (default: the model's own, or 0)")
     add("--std", type=floats, metavar="X,X,X", help="divides after that (default: the model's own, or 1)")
     add_shared(parser, "--seed", help="of the choice of images (default: 0)")
@@ -62,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     )
     for notice in notices:
         print(notice, file=sys.stderr)
-    found = tract_fx.probe(loaded.model, batches, args.lam, batches=args.batches)
+    found = tract_fx.probe(loaded.model, batches, args.lam, batches=args.batches, relative=args.relative)
     Console().print(found)
     if args.out is not None:
         with replacing(args.out / REPORT) as part:

@@ -38,6 +38,7 @@ def fingerprint(captured: Captured, lam: LamInput) -> tuple[Any, ...]:
         torch.__version__,
         captured.settings.layers,
         captured.settings.on_unsupported,
+        captured.settings.relative,
         captured.groups,
         lam,
         captured.naming,

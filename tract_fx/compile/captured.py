@@ -78,4 +78,5 @@ class Captured:
             self.naming,
             self.groups,
             watch,
+            relative=self.settings.relative,
         )

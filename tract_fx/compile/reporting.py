@@ -42,7 +42,7 @@ class FindingsRecorder:
         """
         self.called = True
         self.record = GraphRecord(
-            tuple(map(_describe_match, findings.matches)),
+            tuple(_describe_match(match, self.settings.relative) for match in findings.matches),
             tuple(map(_describe_rejection, findings.rejections)),
             findings.has_gradients,
         )
@@ -52,7 +52,7 @@ class FindingsRecorder:
             raise UnsupportedLayerError("\n".join(f"TrAct cannot be applied to {item}" for item in unsupported))
 
 
-def _describe_match(match: Match) -> LayerMatch:
+def _describe_match(match: Match, relative: bool) -> LayerMatch:
     return LayerMatch(
         weight=", ".join(match.weights),
         layer=match.layer,
@@ -62,6 +62,7 @@ def _describe_match(match: Match) -> LayerMatch:
         groups=int(match.groups),
         form=match.form.value,
         blocks=_blocks(match),
+        relative=relative,
     )
 
 

@@ -22,8 +22,9 @@ from tract_fx.distributed import agreement
 from tract_fx.distributed.agreement import Group
 from tract_fx.errors import DisagreementError
 from tract_fx.ops.gram import gram
+from tract_fx.ops.operands import LayerOperands
 from tract_fx.ops.patches import PatchGeometry
-from tract_fx.ops.solve import scale_exponent, solve_primal
+from tract_fx.ops.solve import scale_exponent, solve_primal, trace_of
 from tract_fx.source_hash import source_hash
 
 __all__ = ["LARGEST_DYNAMIC_PRIMAL", "Sharing", "agree", "order_after", "shared_gradient", "start_covariance"]
@@ -46,10 +47,12 @@ class Sharing(NamedTuple):
     Attributes:
         groups: process groups; their sums are taken one after the other.
         layer: the terms that must be the same on every rank, in JSON; a constant of the graph.
+        relative: whether ``lam`` is in units of the mean eigenvalue of the covariance of all.
     """
 
     groups: tuple[Group, ...]
     layer: str
+    relative: bool = False
 
     @classmethod
     def of(
@@ -59,8 +62,10 @@ class Sharing(NamedTuple):
         features: Sequence[int],
         channel_groups: int,
         dtype: torch.dtype,
+        *,
+        relative: bool = False,
     ) -> Sharing:
-        """Sharing of one layer; names, sizes, dtype and the version of this package must be the same on every rank.
+        """Sharing of one layer; names, sizes, dtype, ``relative`` and this package must be the same on every rank.
 
         There are several numbers of features where the covariance consists of blocks.
         """
@@ -69,9 +74,10 @@ class Sharing(NamedTuple):
             "features": features[0] if len(features) == 1 else list(features),
             "groups": channel_groups,
             "dtype": str(dtype),
+            "relative": relative,
             "tract-fx": source_hash()[:12],
         }
-        return cls(groups, json.dumps(terms, sort_keys=True))
+        return cls(groups, json.dumps(terms, sort_keys=True), relative)
 
     @property
     def names(self) -> str:
@@ -204,7 +210,7 @@ def start_covariance(
 def shared_gradient(
     started: Tensor,
     exponent: Tensor,
-    gradients: Sequence[Tensor],
+    operands: LayerOperands,
     lam: Tensor,
     sharing: Sharing,
 ) -> list[Tensor]:
@@ -213,22 +219,25 @@ def shared_gradient(
     Args:
         started: the first result of :func:`start_covariance`.
         exponent: its second result.
-        gradients: ``G``, the ordinary weight gradient, ``(groups, m, n)``, for each of the systems.
+        operands: of the layer on this process.
         lam: positive, one element.
         sharing: the processes that share it.
 
     Returns:
         ``(groups, m, n)`` for each, in float64; ``G`` itself where the factorisation fails, which it then does on all ranks.
     """
+    gradients = operands.exact_gradients()
     last = gradients[-1] if gradients else started
     packed = await_sums(started, last, lam, sharing.names, sharing.layer, sharing.size)
     sizes = [gradient.shape[0] * gradient.shape[2] ** 2 for gradient in gradients]
     *grams, header = packed.split([*sizes, SUMMED])
     rows, scale = header[0].clamp(min=1), torch.exp2(exponent)
-    return [
-        solve_primal(gram.view(len(gradient), gradient.shape[2], -1) / rows, gradient, lam, scale)
-        for gram, gradient in zip(grams, gradients, strict=True)
+    covariances = [
+        gram.view(len(gradient), gradient.shape[2], -1) / rows for gram, gradient in zip(grams, gradients, strict=True)
     ]
+    if sharing.relative:
+        lam = operands.lam_of_traces([trace_of(covariance) for covariance in covariances], lam, scale)
+    return [solve_primal(*pair, lam, scale) for pair in zip(covariances, gradients, strict=True)]
 
 
 def _largest_exponent(inputs: Sequence[Tensor]) -> Tensor:

@@ -22,7 +22,7 @@ from tract_fx.ops.transposed import TransposedGeometry
 __all__ = ["EagerFirstLayer", "FirstLayer"]
 
 # Of lam and of the constants.
-NO_GRADIENT = (None,) * 8
+NO_GRADIENT = (None,) * 9
 
 SECOND = (
     "TrAct cannot be applied to {name}: the loss differentiates its gradients again, and the gradient of TrAct has no "
@@ -38,13 +38,13 @@ TRANSPOSED = {1: torch.conv_transpose1d, 2: torch.conv_transpose2d, 3: torch.con
 
 
 class FirstLayer(torch.autograd.Function):
-    """``FirstLayer.apply(input, weight, bias, lam, stride, padding, dilation, groups, output_padding, sharing, name)``.
+    """A layer with TrAct: ``FirstLayer.apply(input, weight, bias, lam, *geometry, relative, sharing, name)``.
 
     The output and the gradients of input and bias are those of the plain layer, in the dtype of the input. The gradient of
     the weight has the dtype of the weight. It is computed in the backward pass, with the value that ``lam``, a tensor with
-    one element, has at that time. The last seven arguments are constants: ``stride`` is empty for a linear layer,
-    ``output_padding`` is None but for transposed convolutions, ``sharing`` is usually None, and ``name`` is the layer's, for
-    errors.
+    one element, has at that time. All others are constants: ``geometry`` is stride, padding, dilation, groups and output
+    padding, where the stride is empty for a linear layer and the last is None but for transposed convolutions; ``relative``
+    puts ``lam`` in units of the covariance, ``sharing`` is usually None, and ``name`` is the layer's, for errors.
 
     This class is the one that Dynamo traces. Dynamo accepts no ``jvp``, which is why :class:`EagerFirstLayer` exists.
     """
@@ -62,6 +62,7 @@ class FirstLayer(torch.autograd.Function):
         dilation: tuple[int, ...],
         groups: int,
         output_padding: tuple[int, ...] | None,
+        relative: bool,
         sharing: Sharing | None,
         name: str,
     ) -> Tensor:
@@ -79,7 +80,7 @@ class FirstLayer(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         """Keep what the plain layer keeps: its operands."""
-        input, weight, bias, lam, *geometry, ctx.sharing, ctx.name = inputs
+        input, weight, bias, lam, *geometry, ctx.relative, ctx.sharing, ctx.name = inputs
         ctx.save_for_backward(input, weight, lam)
         ctx.geometry = geometry
         ctx.has_bias = bias is not None
@@ -117,7 +118,7 @@ class EagerFirstLayer(FirstLayer):
     ) -> Tensor:
         """The tangent of the plain layer, which is linear in its input and in its weight."""
         input, weight, lam = ctx.saved_tensors
-        constants = lam, *ctx.geometry, ctx.sharing, ctx.name
+        constants = lam, *ctx.geometry, ctx.relative, ctx.sharing, ctx.name
         with torch.no_grad():
             tangent = input.new_zeros(ctx.output_shape)
             if input_tangent is not None:
@@ -148,7 +149,7 @@ def _gradients(ctx: Any, output_gradient: Tensor) -> tuple[Tensor | None, Tensor
         new = None
         if ctx.needs_input_grad[1]:
             operands = layer_operands(input, output_gradient, weight.shape, geometry)
-            solved = _solve(operands, output_gradient, lam.to(input.device), dual, ctx.sharing)
+            solved = _solve(operands, output_gradient, lam.to(input.device), dual, ctx.relative, ctx.sharing)
             new = laid_out_as(solved, weight).to(weight.dtype)
     return of_input, new, of_bias
 
@@ -189,13 +190,13 @@ def _rows(output_gradient: Tensor) -> int:
 
 
 def _solve(
-    operands: LayerOperands, output_gradient: Tensor, lam: Tensor, dual: bool, sharing: Sharing | None
+    operands: LayerOperands, output_gradient: Tensor, lam: Tensor, dual: bool, relative: bool, sharing: Sharing | None
 ) -> Tensor:
     if sharing is None:
-        return operands.gradient(lam, dual=dual)
+        return operands.gradient(lam, dual=dual, relative=relative)
     systems = [(system.input, system.geometry) for system in operands.systems]
     started, exponent = start_covariance(systems, _rows(output_gradient), lam, output_gradient, sharing)
-    return operands.restore(shared_gradient(started, exponent, operands.exact_gradients(), lam, sharing))
+    return operands.restore(shared_gradient(started, exponent, operands, lam, sharing))
 
 
 def _plain_gradients(

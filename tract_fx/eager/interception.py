@@ -39,11 +39,12 @@ class Interception(TorchFunctionMode):
         name: of the module, for errors.
         lam: one element.
         process_group: as an option of the backend.
+        relative: as an option of the backend.
     """
 
-    def __init__(self, name: str, lam: Tensor, process_group: str | None) -> None:
+    def __init__(self, name: str, lam: Tensor, process_group: str | None, relative: bool) -> None:
         super().__init__()
-        self.name, self.lam, self.process_group = name, lam, process_group
+        self.name, self.lam, self.process_group, self.relative = name, lam, process_group, relative
         self.calls = 0
 
     def __torch_function__(
@@ -145,10 +146,10 @@ class Interception(TorchFunctionMode):
             transposed = TransposedGeometry(kernel_size, stride, padding, dilation, groups, output_padding)
             parts = parts_of(transposed, input.shape[2:])
             features = tuple(part.geometry.features(input.shape[1]) for part in parts)
-        sharing = sharing_of(self.process_group, self.name, features, groups, str(input.dtype))
+        sharing = sharing_of(self.process_group, self.name, features, groups, str(input.dtype), self.relative)
         function = FirstLayer if torch.compiler.is_compiling() else EagerFirstLayer
         geometry = stride, padding, dilation, groups, output_padding
-        return function.apply(input, weight, bias, self.lam, *geometry, sharing, self.name)
+        return function.apply(input, weight, bias, self.lam, *geometry, self.relative, sharing, self.name)
 
 
 def _has_trainable_weight(given: dict[str, Any]) -> bool:

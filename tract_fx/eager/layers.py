@@ -19,7 +19,7 @@ from tract_fx.distributed.groups import check_process_group
 from tract_fx.eager.classes import base_of, class_name, is_parametrized, parametrized_above, tract_class
 from tract_fx.eager.interception import Interception
 from tract_fx.errors import OptionError, TractWarning, UnknownLayerError, UnsupportedLayerError
-from tract_fx.options import DEFAULT_LAM, check_lam, check_layer_names, closest
+from tract_fx.options import DEFAULT_LAM, check_lam, check_layer_names, check_relative, closest
 
 __all__ = ["TrAct", "TrActLayer", "apply_tract", "remove_tract"]
 
@@ -32,9 +32,9 @@ LAYERS = (
     nn.ConvTranspose2d,
     nn.ConvTranspose3d,
 )
-ADDED = ("lam", "lambda_", "process_group")
+ADDED = ("lam", "lambda_", "process_group", "relative")
 # What belongs to TrAct among the attributes of a layer.
-STATE = ("_tract_lam", "_tract_name", "process_group")
+STATE = ("_tract_lam", "_tract_name", "process_group", "relative")
 LAYERS_SHOWN = 4
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -50,18 +50,20 @@ class TrActLayer(nn.Module):
         lam: the regularisation, a float. It is not in the ``state_dict``.
         lambda_: the same, under the name that ``torch_tract`` gives it.
         process_group: as for the backend.
+        relative: whether ``lam`` is in units of the mean eigenvalue of the covariance, as for the backend.
     """
 
     __jit_unused_properties__ = ("lam", "lambda_")
 
     process_group: str | None = None
+    relative: bool = False
     _tract_lam: Tensor
     _tract_name: str
 
     def __new__(cls, *_: Any, **__: Any) -> TrActLayer:
         """A layer with the default ``lam``, whose attributes are not initialised otherwise."""
         self = super().__new__(cls)
-        _set_state(self, DEFAULT_LAM, class_name(base_of(TrActLayer, cls)), None)
+        _set_state(self, DEFAULT_LAM, class_name(base_of(TrActLayer, cls)), None, False)
         return self
 
     @property
@@ -89,7 +91,7 @@ class TrActLayer(nn.Module):
         if torch.jit.is_tracing():
             self._warn_about_torchscript("torch.jit.trace records the plain layer")
             return super().forward(*args, **kwargs)
-        interception = Interception(self._tract_name, self._tract_lam, self.process_group)
+        interception = Interception(self._tract_name, self._tract_lam, self.process_group, self.relative)
         with interception:  # not "as interception", of which Dynamo would not know the attributes
             output = super().forward(*args, **kwargs)
         if not interception.calls and any(requires_grad(item) and item.dim() > 1 for item in weights):
@@ -102,7 +104,8 @@ class TrActLayer(nn.Module):
 
     def extra_repr(self) -> str:
         """The layer's own, and ``lam``."""
-        return ", ".join(filter(None, (super().extra_repr(), f"lam={self.lam:g}")))
+        relative = "relative=True" if self.relative else ""
+        return ", ".join(filter(None, (super().extra_repr(), f"lam={self.lam:g}", relative)))
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         """Pickle the class of the plain layer, which can be imported; the class with TrAct is made again."""
@@ -132,7 +135,7 @@ class TrActLayer(nn.Module):
 
     def tract_like(self, layer: Model) -> Model:
         """``layer`` with TrAct, which has the settings of this one."""
-        TrAct(layer, self.lam, process_group=self.process_group)
+        TrAct(layer, self.lam, relative=self.relative, process_group=self.process_group)
         layer.__dict__["_tract_name"] = self._tract_name
         return layer
 
@@ -142,6 +145,7 @@ def TrAct(  # noqa: N802 - the name that the authors' package gave it
     l: float | None = None,  # noqa: E741 - and its argument
     *,
     lam: float | None = None,
+    relative: bool = False,
     process_group: Any = None,
 ) -> nn.Module:
     """Give a layer the weight gradient ``G (X^T X / r + lam I)^-1`` (arXiv 2410.23970, section 3), in place.
@@ -152,9 +156,12 @@ def TrAct(  # noqa: N802 - the name that the authors' package gave it
 
     Args:
         module: an ``nn.Linear``, ``nn.Conv1d`` to ``nn.Conv3d`` or ``nn.ConvTranspose1d`` to ``nn.ConvTranspose3d``, or an
-            instance of a class derived from one. A layer that has TrAct already gets the new ``lam`` and ``process_group``.
-        l: finite and positive, 0.1 by default.
+            instance of a class derived from one. A layer that has TrAct already gets the new ``lam``, ``relative`` and
+            ``process_group``.
+        l: finite and positive, 0.1 by default, in units of squared inputs.
         lam: the same.
+        relative: if True, the regularisation is ``lam tr(C) / n`` for each group of channels: ``lam`` times the mean
+            eigenvalue of ``C = X^T X / r``, so that it does not depend on the unit of the inputs.
         process_group: as for the backend; ``"ddp"`` is looked up in the forward pass.
 
     Returns:
@@ -169,11 +176,16 @@ def TrAct(  # noqa: N802 - the name that the authors' package gave it
     value = check_lam(next((item for item in (l, lam) if item is not None), DEFAULT_LAM))
     group = check_process_group(process_group)
     _check_module(module)
-    return _apply(module, value, class_name(base_of(TrActLayer, type(module))), group)
+    return _apply(module, value, class_name(base_of(TrActLayer, type(module))), group, check_relative(relative))
 
 
 def apply_tract(
-    model: Model, layers: str | Iterable[str], lam: float = DEFAULT_LAM, *, process_group: Any = None
+    model: Model,
+    layers: str | Iterable[str],
+    lam: float = DEFAULT_LAM,
+    *,
+    relative: bool = False,
+    process_group: Any = None,
 ) -> Model:
     """Apply :func:`TrAct` to layers of a model, in place.
 
@@ -181,6 +193,7 @@ def apply_tract(
         model: the model that has them.
         layers: names of modules, such as ``"conv1"`` or ``["patch_embed.proj"]``.
         lam: as for :func:`TrAct`.
+        relative: as for :func:`TrAct`.
         process_group: as for :func:`TrAct`.
 
     Returns:
@@ -193,6 +206,7 @@ def apply_tract(
     """
     names = [layers] if isinstance(layers, str) else check_layer_names(layers)
     value, group = check_lam(lam), check_process_group(process_group)
+    relative = check_relative(relative)
     known = dict(model.named_modules(remove_duplicate=False))
     known.pop("")
     for name in names:
@@ -202,7 +216,8 @@ def apply_tract(
             )
         _check_module(known[name], name)
     for name in names:
-        _apply(known[name], value, f"{name} ({class_name(base_of(TrActLayer, type(known[name])))})", group)
+        described = f"{name} ({class_name(base_of(TrActLayer, type(known[name])))})"
+        _apply(known[name], value, described, group, relative)
     return model
 
 
@@ -232,13 +247,13 @@ def remove_tract(model_or_layer: Model) -> Model:
     return model_or_layer
 
 
-def _apply(module: Any, lam: float, name: str, group: str | None) -> Any:
+def _apply(module: Any, lam: float, name: str, group: str | None, relative: bool) -> Any:
     if isinstance(module, TrActLayer):
         module.lam = lam
-        module.__dict__.update(_tract_name=name, process_group=group)
+        module.__dict__.update(_tract_name=name, process_group=group, relative=relative)
     else:
         _set_class(module, tract_class(TrActLayer, base_of(TrActLayer, type(module))))
-        _set_state(module, lam, name, group)
+        _set_state(module, lam, name, group, relative)
     return module
 
 
@@ -248,10 +263,10 @@ def _set_class(module: Any, cls: type) -> None:
     module.__class__ = parametrized_above(cls, current) if is_parametrized(current) else cls
 
 
-def _set_state(module: Any, lam: float, name: str, group: str | None) -> None:
+def _set_state(module: Any, lam: float, name: str, group: str | None, relative: bool) -> None:
     # One dimension: Dynamo makes a number of a float64 tensor without any, and then compiles twice.
     tensor = real_scalar(lam, torch.device("cpu"))[None]
-    module.__dict__.update(_tract_lam=tensor, _tract_name=name, process_group=group)
+    module.__dict__.update(_tract_lam=tensor, _tract_name=name, process_group=group, relative=relative)
 
 
 def _check_module(module: Any, path: str | None = None) -> None:

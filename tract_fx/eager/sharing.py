@@ -14,7 +14,7 @@ __all__ = ["sharing_of"]
 
 @torch.compiler.assume_constant_result
 def sharing_of(
-    process_group: str | None, name: str, features: tuple[int, ...], groups: int, dtype: str
+    process_group: str | None, name: str, features: tuple[int, ...], groups: int, dtype: str, relative: bool
 ) -> Sharing | None:
     """With which processes a layer shares its covariance, or None. It has to be called in the forward pass.
 
@@ -24,6 +24,7 @@ def sharing_of(
         features: ``n`` of each system.
         groups: of the layer's channels.
         dtype: of its input.
+        relative: as an option of the backend.
 
     Raises:
         OptionError: when the option names no group, or nothing that is running has one.
@@ -41,4 +42,5 @@ def sharing_of(
             f"TrAct cannot be applied to {name}: its covariance, {largest} x {largest}, is too large to be summed over "
             f"processes. {LEAVE_GROUP_OUT}"
         )
-    return Sharing.of(found, (name,), features, groups, getattr(torch, dtype.removeprefix("torch.")))
+    narrow = getattr(torch, dtype.removeprefix("torch."))
+    return Sharing.of(found, (name,), features, groups, narrow, relative=relative)

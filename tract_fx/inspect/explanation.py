@@ -31,6 +31,7 @@ def explain(
     layers: str | Sequence[str] = "first",
     backward_of: Callable[[Any], Any] | None = None,
     dynamic: bool | None = None,
+    relative: bool = False,
     **kwargs: Any,
 ) -> Explanation:
     """Report which layers of a model TrAct rewrites and at what cost, without training or generating code.
@@ -50,14 +51,15 @@ def explain(
         backward_of: selects the tensors of the model's output that the loss uses, such as ``lambda output: output.logits``;
             by default every output that requires a gradient.
         dynamic: as in ``torch.compile``: if True, sizes are symbols, also in the costs.
+        relative: as in ``tract_backend``.
         **kwargs: keyword arguments of the call.
 
     Raises:
-        OptionError: for a ``lam`` or ``layers`` that is not allowed.
+        OptionError: for a ``lam``, ``layers`` or ``relative`` that is not allowed.
         UnknownLayerError: for a name in ``layers`` that the model does not have.
         CaptureError: when the model cannot be traced.
     """
-    options = TractOptions(lam=lam, layers=layers, on_unsupported="ignore")
+    options = TractOptions(lam=lam, layers=layers, on_unsupported="ignore", relative=relative)
     captured = capture(model, args, kwargs, options, describe=_explain, backward_of=backward_of, dynamic=dynamic)
     return Explanation(
         model_name=_name(model),
@@ -65,6 +67,7 @@ def explain(
         graphs=tuple(ExplainedGraph.of(number, graph) for number, graph in enumerate(captured.graphs)),
         notes=_notes(captured),
         environment=environment(),
+        relative=options.relative,
     )
 
 

@@ -12,7 +12,18 @@ from tract_fx.passes.calls import Kind, Side
 from tract_fx.passes.first_layer import Match
 from tract_fx.records import LayerMatch, LayerRejection
 
-__all__ = ["describe_layer", "human", "human_bytes", "multiple", "outcome", "percent", "refusal", "summarize", "times"]
+__all__ = [
+    "describe_lam",
+    "describe_layer",
+    "human",
+    "human_bytes",
+    "multiple",
+    "outcome",
+    "percent",
+    "refusal",
+    "summarize",
+    "times",
+]
 
 UNITS = ("", " k", " M", " G", " T", " P", " E")
 
@@ -39,6 +50,11 @@ def describe_layer(match: Match) -> str:
     if len(shape) == 3:
         return f"{call.operator} {match.groups} x {match.features}->{outputs}"
     return f"Linear {match.features}->{outputs if len(shape) > 1 else 1}"
+
+
+def describe_lam(lam: float, relative: bool) -> str:
+    """``0.1``, or ``0.1 tr(C)/n`` where it is in units of the mean eigenvalue of the covariance."""
+    return f"{lam:g} tr(C)/n" if relative else f"{lam:g}"
 
 
 def outcome(match: LayerMatch) -> str:

@@ -103,6 +103,7 @@ class ExplanationResult:
         graphs: every joint graph of the call, in the order of compilation.
         notes: further remarks, in full sentences.
         environment: versions and hardware.
+        relative: whether ``lam`` is in units of ``tr(C) / n``.
     """
 
     model_name: str
@@ -110,6 +111,7 @@ class ExplanationResult:
     graphs: tuple[ExplainedGraph, ...]
     notes: tuple[str, ...]
     environment: Mapping[str, str | int]
+    relative: bool = False
 
     @property
     def layers(self) -> tuple[ExplainedLayer, ...]:
@@ -167,6 +169,7 @@ class ExplanationResult:
         return {
             "model": self.model_name,
             "lam": self.lam,
+            "relative": self.relative,
             "headline": self.headline,
             "is_fine": self.is_fine,
             "graphs": [_graph_to_dict(graph) for graph in self.graphs],

@@ -14,13 +14,19 @@ from tract_fx.ops.cpu.plain import write_plain
 from tract_fx.ops.cpu.product import coefficient_product
 from tract_fx.ops.gram import gram
 from tract_fx.ops.patches import LINEAR, PatchGeometry, unfold_patches
-from tract_fx.ops.solve import regularise, scale_down
+from tract_fx.ops.solve import regularise, scale_down, scaled_lam
 
 __all__ = ["dual_gradient"]
 
 
 def dual_gradient(
-    input: Tensor, output_gradient: Tensor, rows: int, lam: Tensor | float, geometry: PatchGeometry
+    input: Tensor,
+    output_gradient: Tensor,
+    rows: int,
+    lam: Tensor | float,
+    geometry: PatchGeometry,
+    *,
+    relative: bool = False,
 ) -> Tensor:
     """``((X X^T / r + lam I)^-1 dZ)^T X``: the same gradient from an ``r x r`` system for each group.
 
@@ -28,18 +34,19 @@ def dual_gradient(
         input: what the layer saw, ``(batch, channels, *spatial)`` or ``(r, n)``.
         output_gradient: ``dZ``, ``(groups, r, m)``.
         rows: ``r``.
-        lam: positive number or tensor with one element.
+        lam: positive number or tensor with one element, or with one for each group.
         geometry: how rows are taken from ``input``.
+        relative: whether ``lam`` is in units of the mean eigenvalue of ``C``, see :func:`~tract_fx.ops.solve.scaled_lam`.
 
     Returns:
         ``(groups, m, n)``; the plain ``dZ^T X`` for a group whose factorisation fails. On a CPU it is float64 for an input
         in float64, and else float32 with a relative error of at most 1e-5; on other devices it is float64.
     """
     if input.device.type != "cpu":
-        return _in_float64(input, output_gradient, rows, lam, geometry)
+        return _in_float64(input, output_gradient, rows, lam, geometry, relative)
     if not isinstance(lam, Tensor):
         lam = torch.full((), lam, dtype=torch.float64)
-    return _on_cpu(input, output_gradient, rows, lam, *geometry.arguments())
+    return _on_cpu(input, output_gradient, rows, lam, *geometry.arguments(), relative)
 
 
 @torch.library.custom_op("tract_fx::dual_gradient", mutates_args=())
@@ -53,13 +60,16 @@ def _on_cpu(
     padding: list[int],
     dilation: list[int],
     groups: int,
+    relative: bool = False,
 ) -> Tensor:
     geometry = PatchGeometry.from_arguments(kernel_size, stride, padding, dilation, groups)
     input, scale = scale_down(input)
-    lam = lam / (scale * scale)
     patches = unfold_patches(input, geometry)
     wide = output_gradient.to(torch.float64)
-    found = [_group_gradient(*group, rows, lam, scale) for group in zip(patches, wide, strict=True)]
+    lams = lam.reshape(-1).expand(groups)
+    found = [
+        _group_gradient(X, dZ, rows, each, scale, relative) for X, dZ, each in zip(patches, wide, lams, strict=True)
+    ]
     return found[0][None] if len(found) == 1 else torch.stack(found)
 
 
@@ -74,18 +84,23 @@ def _(
     padding: list[int],
     dilation: list[int],
     groups: int,
+    relative: bool = False,
 ) -> Tensor:
     geometry = PatchGeometry.from_arguments(kernel_size, stride, padding, dilation, groups)
     shape = groups, output_gradient.shape[2], geometry.features(input.shape[1])
     return input.new_empty(shape, dtype=torch.promote_types(input.dtype, torch.float32))
 
 
-def _group_gradient(patches: Tensor, output_gradient: Tensor, rows: int, lam: Tensor, scale: Tensor | float) -> Tensor:
+def _group_gradient(
+    patches: Tensor, output_gradient: Tensor, rows: int, lam: Tensor, scale: Tensor | float, relative: bool
+) -> Tensor:
     """The gradient of one group from ``X / scale``, ``(r, n)``, and ``dZ``, ``(r, m)`` in float64."""
     kernel = output_gradient.new_zeros(len(patches), len(patches))
     if patches.numel():
         write_plain(kernel, patches.T, LINEAR)
-    factor, info = torch.linalg.cholesky_ex(regularise(kernel[None] / rows, lam)[0])
+    matrix = kernel[None] / rows
+    shift = scaled_lam(matrix, lam, scale, patches.shape[1] if relative else None)
+    factor, info = torch.linalg.cholesky_ex(regularise(matrix, shift)[0])
     if info != 0:
         product = output_gradient.T @ patches.to(torch.float64) * scale
         return product.to(torch.promote_types(patches.dtype, torch.float32))
@@ -99,14 +114,15 @@ def _group_gradient(patches: Tensor, output_gradient: Tensor, rows: int, lam: Te
 
 
 def _in_float64(
-    input: Tensor, output_gradient: Tensor, rows: int, lam: Tensor | float, geometry: PatchGeometry
+    input: Tensor, output_gradient: Tensor, rows: int, lam: Tensor | float, geometry: PatchGeometry, relative: bool
 ) -> Tensor:
     """:func:`dual_gradient` from operators that a compiler sees, without a look at any value."""
     input, scale = scale_down(input)
     patches = unfold_patches(input, geometry)
     # The Gram matrix of X^T, whose rows are X's columns: groups take the place of grouped channels.
     kernel = torch.stack([gram(columns, LINEAR)[0] for columns in patches.transpose(1, 2).unbind()]) / rows
-    factor, info = torch.linalg.cholesky_ex(regularise(kernel, lam / (scale * scale)))
+    lam = scaled_lam(kernel, lam, scale, patches.shape[2] if relative else None)
+    factor, info = torch.linalg.cholesky_ex(regularise(kernel, lam))
     wide = output_gradient.to(torch.float64)
     solved = (info == 0)[:, None, None]
     coefficients = torch.where(solved, torch.cholesky_solve(wide, factor), wide)

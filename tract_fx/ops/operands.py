@@ -13,8 +13,8 @@ from torch import Tensor
 from tract_fx.ops.dual import dual_gradient
 from tract_fx.ops.gradient import exact_gradient, sums_of
 from tract_fx.ops.patches import PatchGeometry
-from tract_fx.ops.solve import primal_gradient, scale_down, solve_primal
-from tract_fx.ops.transposed import TransposedGeometry, parts_of
+from tract_fx.ops.solve import primal_gradient, relative_to, scale_down, solve_primal
+from tract_fx.ops.transposed import TransposedGeometry, parts_of, squared_rows
 
 __all__ = ["LayerOperands", "Operands", "convolution_operands", "laid_out_as", "layer_operands"]
 
@@ -41,22 +41,28 @@ class Operands:
     restore: Callable[[Tensor], Tensor]
     by_entry: Callable[[], Tensor] | None = None
 
+    @property
+    def features(self) -> int:
+        """``n``."""
+        return self.geometry.features(self.input.shape[1])
+
     def exact_gradient(self) -> Tensor:
         """``G`` in float64, from the operands that the layer saw."""
         return self.by_entry() if self.by_entry else exact_gradient(self.input, self.output_channels, self.geometry)
 
-    def primal(self, lam: Tensor | float) -> Tensor:
+    def primal(self, lam: Tensor | float, *, relative: bool = False) -> Tensor:
         """The gradient that TrAct puts in the place of the plain one, in its layout, from ``n x n`` systems."""
         if self.by_entry is not None:
-            return primal_gradient(self.input, self.exact_gradient(), self.rows, lam, self.geometry)
+            gradient = self.exact_gradient()
+            return primal_gradient(self.input, gradient, self.rows, lam, self.geometry, relative=relative)
         input, scale = scale_down(self.input)
         gram, gradient = sums_of(input, self.output_channels, self.geometry)
         plain = gradient if isinstance(scale, float) else gradient * scale
-        return solve_primal(gram / self.rows, plain, lam, scale)
+        return solve_primal(gram / self.rows, plain, lam, scale, relative=relative)
 
-    def dual(self, lam: Tensor | float) -> Tensor:
+    def dual(self, lam: Tensor | float, *, relative: bool = False) -> Tensor:
         """The same from systems of the size of the rows."""
-        return dual_gradient(self.input, self.output_gradient, self.rows, lam, self.geometry)
+        return dual_gradient(self.input, self.output_gradient, self.rows, lam, self.geometry, relative=relative)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,10 +72,14 @@ class LayerOperands:
     Attributes:
         systems: their operands.
         restore: from the gradients of all systems to that of the weight, in its layout.
+        phases: how often the covariance of the layer has each system's as a block; empty where the system is the layer's.
+        features: ``n`` of the layer, of which the systems have parts.
     """
 
     systems: tuple[Operands, ...]
     restore: Callable[[Sequence[Tensor]], Tensor]
+    phases: tuple[int, ...] = ()
+    features: int = 0
 
     @classmethod
     def of(cls, operands: Operands) -> LayerOperands:
@@ -80,9 +90,29 @@ class LayerOperands:
         """``G`` of each system."""
         return [system.exact_gradient() for system in self.systems]
 
-    def gradient(self, lam: Tensor | float, *, dual: bool) -> Tensor:
+    def gradient(self, lam: Tensor | float, *, dual: bool, relative: bool = False) -> Tensor:
         """The gradient that TrAct puts in the place of the plain one, from ``n x n`` or from ``r x r`` systems."""
-        return self.restore([system.dual(lam) if dual else system.primal(lam) for system in self.systems])
+        if relative and self.phases:
+            traces = [squared_rows(system.input, system.geometry) / system.rows for system in self.systems]
+            lam, relative = self.lam_of_traces(traces, lam), False
+        solve = Operands.dual if dual else Operands.primal
+        return self.restore([solve(system, lam, relative=relative) for system in self.systems])
+
+    def lam_of_traces(
+        self, traces: Sequence[Tensor], lam: Tensor | float, scale: Tensor | float = 1.0
+    ) -> Tensor | float:
+        """A relative ``lam`` in squared inputs, ``(groups,)``.
+
+        Args:
+            traces: of each system's covariance of ``X / scale``, ``(groups,)``.
+            lam: in units of the mean eigenvalue of the whole layer's covariance.
+            scale: see :func:`~tract_fx.ops.solve.solve_primal`.
+        """
+        if not traces:
+            return lam
+        counts, features = (self.phases, self.features) if self.phases else ((1,), self.systems[0].features)
+        trace = torch.stack([count * part for count, part in zip(counts, traces, strict=True)]).sum(0)
+        return relative_to(trace / features, lam, scale) * (scale * scale)
 
 
 def layer_operands(
@@ -104,7 +134,8 @@ def layer_operands(
         placed = [part.in_weight(gradient, shape[2:]) for part, gradient in zip(parts, new, strict=True)]
         return sum(placed[1:], placed[0]) if placed else output_gradient.new_zeros(shape, dtype=torch.float64)
 
-    return LayerOperands(tuple(systems), restore)
+    phases = tuple(part.phases for part in parts)
+    return LayerOperands(tuple(systems), restore, phases, math.prod((shape[0] // groups, *shape[2:])))
 
 
 def convolution_operands(

@@ -12,13 +12,33 @@ from torch import Tensor
 from tract_fx.ops.gram import gram
 from tract_fx.ops.patches import PatchGeometry
 
-__all__ = ["primal_gradient", "regularise", "scale_down", "scale_exponent", "shift", "solve_primal"]
+__all__ = [
+    "primal_gradient",
+    "regularise",
+    "relative_to",
+    "scale_down",
+    "scale_exponent",
+    "scaled_lam",
+    "shift",
+    "solve_primal",
+    "trace_of",
+]
 
+# The least that a relative lam comes to, in squared inputs: results stay far from the largest float32.
+SMALLEST_RELATIVE = torch.finfo(torch.float32).tiny
 # Times the bound below which rounding swallows lam.
 ROUNDING_SAFETY = 8.0
 
 
-def primal_gradient(input: Tensor, gradient: Tensor, rows: int, lam: Tensor | float, geometry: PatchGeometry) -> Tensor:
+def primal_gradient(
+    input: Tensor,
+    gradient: Tensor,
+    rows: int,
+    lam: Tensor | float,
+    geometry: PatchGeometry,
+    *,
+    relative: bool = False,
+) -> Tensor:
     """``G (C + lam I)^-1`` with ``C = X^T X / r``: an ``n x n`` system for each group.
 
     Args:
@@ -27,21 +47,55 @@ def primal_gradient(input: Tensor, gradient: Tensor, rows: int, lam: Tensor | fl
         rows: ``r``.
         lam: positive number or tensor with one element.
         geometry: how rows are taken from ``input``.
+        relative: whether ``lam`` is in units of the mean eigenvalue of ``C``, see :func:`scaled_lam`.
 
     Returns:
         ``(groups, m, n)`` in float64. For a group whose factorisation fails (only a covariance that is not finite can
         bring that about, see :func:`regularise`) it is ``gradient`` itself.
     """
     input, scale = scale_down(input)
-    return solve_primal(gram(input, geometry) / rows, gradient, lam, scale)
+    return solve_primal(gram(input, geometry) / rows, gradient, lam, scale, relative=relative)
 
 
-def solve_primal(covariance: Tensor, gradient: Tensor, lam: Tensor | float, scale: Tensor | float) -> Tensor:
+def solve_primal(
+    covariance: Tensor, gradient: Tensor, lam: Tensor | float, scale: Tensor | float, *, relative: bool = False
+) -> Tensor:
     """:func:`primal_gradient` from the covariance of ``X / scale``, ``(groups, n, n)`` in float64."""
-    factor, info = torch.linalg.cholesky_ex(regularise(covariance, lam / (scale * scale)))
+    lam = scaled_lam(covariance, lam, scale, covariance.shape[-1] if relative else None)
+    factor, info = torch.linalg.cholesky_ex(regularise(covariance, lam))
     wide = gradient.to(torch.float64)
     solution = torch.cholesky_solve((wide / scale).transpose(1, 2), factor).transpose(1, 2) / scale
     return torch.where((info == 0)[:, None, None], solution, wide)
+
+
+def scaled_lam(matrix: Tensor, lam: Tensor | float, scale: Tensor | float, features: int | None) -> Tensor | float:
+    """The regularisation in the unit of ``matrix``, which is that of ``(X / scale)^2``.
+
+    It is ``lam / scale^2``; or, relative to the data, ``lam tr(C) / n`` for each group: ``lam`` times the mean eigenvalue of
+    the covariance ``C``. Both matrices have the trace ``tr(C)``, the mean over rows of ``|x|^2``, so that both forms use the
+    same value. A group of zeros, whose gradient is zero whatever is added, gets ``lam`` itself.
+
+    Args:
+        matrix: ``X^T X / r`` or ``X X^T / r`` of ``X / scale``, ``(groups, k, k)`` in float64.
+        lam: positive number or tensor with one element; where it is absolute, also one for each group.
+        scale: by which the inputs were divided.
+        features: ``n`` where ``lam`` is relative, None where it is absolute.
+
+    Returns:
+        A number, a tensor with one element, or ``(groups,)``.
+    """
+    return lam / (scale * scale) if features is None else relative_to(trace_of(matrix) / features, lam, scale)
+
+
+def relative_to(mean: Tensor, lam: Tensor | float, scale: Tensor | float = 1.0) -> Tensor:
+    """``lam`` times the mean eigenvalue of each group, ``(groups,)``, in the unit of the eigenvalues: ``(X / scale)^2``."""
+    found = torch.where(mean > 0, lam * mean, torch.zeros_like(mean) + lam)
+    return torch.maximum(found, torch.zeros_like(mean) + SMALLEST_RELATIVE / (scale * scale))
+
+
+def trace_of(matrix: Tensor) -> Tensor:
+    """Traces of ``(groups, k, k)``, as ``(groups,)``."""
+    return matrix.diagonal(dim1=-2, dim2=-1).sum(-1)
 
 
 def regularise(matrix: Tensor, lam: Tensor | float) -> Tensor:
@@ -54,7 +108,7 @@ def regularise(matrix: Tensor, lam: Tensor | float) -> Tensor:
 
     Args:
         matrix: ``(groups, n, n)`` in float64, positive semi-definite up to rounding.
-        lam: positive number or tensor with one element.
+        lam: positive number or tensor with one element, or one for each group.
     """
     identity = torch.eye(matrix.shape[-1], dtype=torch.float64, device=matrix.device)
     return matrix + shift(matrix, lam)[:, None, None] * identity
@@ -62,8 +116,7 @@ def regularise(matrix: Tensor, lam: Tensor | float) -> Tensor:
 
 def shift(matrix: Tensor, lam: Tensor | float) -> Tensor:
     """What :func:`regularise` adds to the diagonal: ``(groups,)``, ``lam`` or the bound where that is larger."""
-    trace = matrix.diagonal(dim1=-2, dim2=-1).sum(-1)
-    smallest = ROUNDING_SAFETY * matrix.shape[-1] * torch.finfo(torch.float64).eps * trace
+    smallest = ROUNDING_SAFETY * matrix.shape[-1] * torch.finfo(torch.float64).eps * trace_of(matrix)
     return torch.maximum(smallest, torch.zeros_like(smallest) + lam)
 
 

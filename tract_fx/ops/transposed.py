@@ -29,7 +29,15 @@ from torch import Tensor
 
 from tract_fx.ops.patches import PatchGeometry
 
-__all__ = ["Part", "TransposedGeometry", "as_convolution", "parts_of", "swap_channels", "systems_of"]
+__all__ = [
+    "Part",
+    "TransposedGeometry",
+    "as_convolution",
+    "parts_of",
+    "squared_rows",
+    "swap_channels",
+    "systems_of",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,6 +196,21 @@ def systems_of(input: Tensor, geometry: PatchGeometry) -> list[tuple[Tensor, Pat
     if not isinstance(geometry, TransposedGeometry):
         return [(input, geometry)]
     return [(part.window(input), part.geometry) for part in parts_of(geometry, input.shape[2:])]
+
+
+def squared_rows(input: Tensor, geometry: PatchGeometry) -> Tensor:
+    """The sum of ``|x|^2`` over all rows ``x``, which is the trace of the Gram matrix: ``(groups,)`` in float64.
+
+    Args:
+        input: ``(batch, channels, *spatial)``.
+        geometry: with stride 1 and without padding, as :attr:`Part.geometry`.
+    """
+    sums = input.to(torch.float64).square().sum(0).unflatten(0, (geometry.groups, -1)).sum(1)
+    for taps, dilation in zip(reversed(geometry.kernel_size), reversed(geometry.dilation), strict=True):
+        # The last axis: each tap sees as many pixels as there are outputs.
+        outputs = sums.shape[-1] - dilation * (taps - 1)
+        sums = torch.stack([sums.narrow(-1, dilation * tap, outputs) for tap in range(taps)]).sum((0, -1))
+    return sums
 
 
 def swap_channels(weight: Tensor, groups: int) -> Tensor:

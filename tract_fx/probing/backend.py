@@ -46,13 +46,15 @@ class LayerObservers:
 
     Args:
         lams: at which gradients are measured.
+        relative: whether they are in units of the mean eigenvalue.
 
     Attributes:
         layers: what was found, by identity.
     """
 
-    def __init__(self, lams: Sequence[float]) -> None:
+    def __init__(self, lams: Sequence[float], *, relative: bool = False) -> None:
         self.lams = tuple(lams)
+        self.relative = relative
         self.layers: dict[tuple[Any, ...], ObservedLayer] = {}
 
     def expect(self, samples: int) -> None:
@@ -75,7 +77,8 @@ class LayerObservers:
         own = match.call.geometry  # that of a batched product has a number of groups, which may be a symbol
         key = (match.layer, match.weights, own, int(match.features), match.shared_batch)
         if key not in self.layers:
-            observer = StreamingObserver(own, int(outputs), match.shared_batch, self.lams)
+            shared = match.shared_batch
+            observer = StreamingObserver(own, int(outputs), shared, self.lams, relative=self.relative)
             observer.samples = self._samples
             self.layers[key] = ObservedLayer(match, observer)
         return functools.partial(observe, observer=self.layers[key].number)

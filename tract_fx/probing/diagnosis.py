@@ -131,8 +131,11 @@ def _not_standardised(probe: LayerProbe) -> Iterator[tuple[ConcernKind, str, str
         return
     low, high = values.minimum.min().item(), values.maximum.max().item()
     seen = f"inputs are not standardised: values from {low:.3g} to {high:.3g}, {_per_channel(values)}"
-    if values.overall_std > LARGE_STD:
-        advice = f"{STANDARDISE}; lam={probe.lam:g} has the unit of squared inputs and is meant for a variance of 1."
+    if values.overall_std > LARGE_STD and not probe.relative:
+        advice = (
+            f"{STANDARDISE}, or give relative=True; lam={probe.lam:g} has the unit of squared inputs and is meant for a "
+            "variance of 1."
+        )
         yield ConcernKind.NOT_STANDARDISED, seen, advice
     elif values.near_constant <= 0.5 and (_one_sign(low, high) or values.mean_share > LARGE_MEAN_SHARE):
         sign = ", all positive" if low >= 0 else ", all negative" if high <= 0 else ""
@@ -159,14 +162,15 @@ def _contrast(probe: LayerProbe) -> Iterator[tuple[ConcernKind, str, str]]:
     contrast = values.contrast
     if contrast is None:
         return
-    small = contrast < LOW_CONTRAST and contrast**2 < probe.lam
+    small = not probe.relative and contrast < LOW_CONTRAST and contrast**2 < probe.lam
+    unit = probe.eigenvalues.sum().item() / (len(probe.eigenvalues) * probe.features) if probe.relative else 1.0
     if small or contrast < LOW_CONTRAST * values.overall_std:
         yield (
             ConcernKind.LOW_CONTRAST,
             f"contrast is very low: the standard deviation within a sample is {contrast:.2g}, where that of standardised "
             "images is 0.5 to 1",
-            f"{STANDARDISE}, with the constants of this data set; or take lam near {contrast**2 / 10:.1g}, a tenth of their "
-            "variance.",
+            f"{STANDARDISE}, with the constants of this data set; or take lam near {contrast**2 / 10 / unit:.1g}, a tenth "
+            "of their variance.",
         )
 
 
@@ -197,11 +201,12 @@ def _channels(probe: LayerProbe) -> Iterator[tuple[ConcernKind, str, str]]:
 def _lam(probe: LayerProbe) -> Iterator[tuple[ConcernKind, str, str]]:
     if not probe.eigenvalues.numel():
         return
-    largest, smallest = probe.eigenvalues[:, 0].max().item(), probe.eigenvalues[:, -1].min().item()
+    eigenvalues = probe.scaled_eigenvalues
+    largest, smallest = eigenvalues[:, 0].max().item(), eigenvalues[:, -1].min().item()
     lam, cosine = probe.lam, probe.at_lam.cosine
     where = (
-        f"Eigenvalues are {smallest:.2g} to {largest:.2g}: a lam between them damps some directions and "
-        "leaves others; 0.1 is usual for standardised inputs."
+        f"Eigenvalues are {smallest:.2g} to {largest:.2g}{' times their mean' if probe.relative else ''}: a lam between "
+        f"them damps some directions and leaves others; 0.1 is usual{'' if probe.relative else ' for standardised inputs'}."
     )
     if largest > 0 and lam > LARGE_LAM * largest:
         seen = "" if cosine is None else f": the cosine between TrAct's gradient and the plain one is {cosine:.4f}"

@@ -30,12 +30,14 @@ class PassMeasures:
     Attributes:
         rows: ``r``.
         cosines, kept, reshaped: see :class:`~tract_fx.probing.spectrum.Spectrum`, one number for each ``lam``.
+        mean_eigenvalue: ``tr(C) / n``, averaged over groups.
     """
 
     rows: int
     cosines: tuple[float, ...]
     kept: tuple[float, ...]
     reshaped: tuple[float, ...]
+    mean_eigenvalue: float
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -62,6 +64,7 @@ class StreamingObserver:
         shares_batch: whether entries of a batch share one weight, see
             :class:`~tract_fx.ops.operands.Operands`; the ``n x n`` form is used then.
         lams: at which the gradient is measured.
+        relative: whether they are in units of the mean eigenvalue of each batch's covariance.
 
     Attributes:
         samples: examples of the loader in the batch that runs; to be set before each.
@@ -73,11 +76,20 @@ class StreamingObserver:
         weight: the filters, ``(groups, m, n)``, as they were in the last backward pass.
     """
 
-    def __init__(self, geometry: PatchGeometry, outputs: int, shares_batch: bool, lams: Sequence[float]) -> None:
+    def __init__(
+        self,
+        geometry: PatchGeometry,
+        outputs: int,
+        shares_batch: bool,
+        lams: Sequence[float],
+        *,
+        relative: bool = False,
+    ) -> None:
         self.geometry = geometry
         self.outputs = outputs
         self.shares_batch = shares_batch
         self.lams = tuple(lams)
+        self.relative = relative
         self.samples = 0
         self.values = ValueStatistics()
         self.passes: list[PassMeasures] = []
@@ -145,16 +157,19 @@ class StreamingObserver:
             spectrum = primal_spectrum(gram(input, geometry) / rows if covariance is None else covariance, gradient)
         if features > LARGEST_POOLED and rows == max(self.rows):
             self._largest = _of_one_batch(spectrum, input, geometry)
-        self._measure(spectrum, rows)
+        self._measure(spectrum, rows, features)
 
-    def _measure(self, spectrum: Spectrum, rows: int) -> None:
+    def _measure(self, spectrum: Spectrum, rows: int, features: int) -> None:
         if spectrum.norm == 0:
             self.zero_gradients += 1
             return
-        measures = (
-            [measure(lam) for lam in self.lams] for measure in (spectrum.cosine, spectrum.kept, spectrum.reshaped)
+        means = spectrum.eigenvalues.sum(1) / features
+        if self.relative:
+            spectrum = dataclasses.replace(spectrum, unit=means)
+        cosines, kept, reshaped = (
+            tuple(measure(lam) for lam in self.lams) for measure in (spectrum.cosine, spectrum.kept, spectrum.reshaped)
         )
-        self.passes.append(PassMeasures(rows, *map(tuple, measures)))
+        self.passes.append(PassMeasures(rows, cosines, kept, reshaped, means.mean().item()))
 
 
 def _sum_of_rows(input: Tensor, geometry: PatchGeometry) -> tuple[Tensor, int]:

@@ -10,7 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
+from tract_fx.inspect.formatting import describe_lam
 from tract_fx.ops.patches import PatchGeometry
+from tract_fx.probing.spectrum import relative_to_mean
 from tract_fx.records import LayerRejection
 
 __all__ = ["Concern", "ConcernKind", "GridPoint", "LayerProbe", "ProbeResult", "ValueSummary", "mean_of"]
@@ -141,6 +143,9 @@ class LayerProbe:
         filters: the weight as the layer used it, ``(groups, m, n)``.
         bad_inputs, bad_gradients, zero_gradients: numbers of backward passes.
         warnings: what is unusual.
+        relative: whether every ``lam`` is in units of the mean eigenvalue ``tr(C) / n``.
+        mean_eigenvalues: ``tr(C) / n`` of each backward pass with a usable gradient, averaged over groups.
+        unit_of_lam: whether a relative or an absolute ``lam`` suits these data, and why; empty without data.
     """
 
     layer: str
@@ -165,6 +170,14 @@ class LayerProbe:
     bad_gradients: int = 0
     zero_gradients: int = 0
     warnings: tuple[Concern, ...] = ()
+    relative: bool = False
+    mean_eigenvalues: tuple[float, ...] = ()
+    unit_of_lam: str = ""
+
+    @property
+    def scaled_eigenvalues(self) -> Tensor:
+        """The eigenvalues in the unit of ``lam``: as multiples of their mean where it is relative."""
+        return relative_to_mean(self.eigenvalues, self.features) if self.relative else self.eigenvalues
 
     @property
     def name(self) -> str:
@@ -185,7 +198,7 @@ class LayerProbe:
     def verdict(self) -> str:
         """The answer in one line."""
         if not self.warnings:
-            return f"{self.name}: this data suits TrAct at lam={self.lam:g}"
+            return f"{self.name}: this data suits TrAct at lam={describe_lam(self.lam, self.relative)}"
         more = len(self.warnings) - 1
         return f"{self.name}: {self.warnings[0].sentence}{f' (and {more} more)' if more else ''}"
 
@@ -219,6 +232,7 @@ class ProbeResult:
         lam: at which the data were probed.
         batches: how many were taken.
         loss: what was differentiated, in words.
+        relative: whether ``lam`` is in units of the mean eigenvalue ``tr(C) / n``.
     """
 
     layers: tuple[LayerProbe, ...]
@@ -226,6 +240,7 @@ class ProbeResult:
     lam: float
     batches: int
     loss: str
+    relative: bool = False
 
     @property
     def warnings(self) -> tuple[Concern, ...]:
@@ -242,6 +257,7 @@ class ProbeResult:
         return {
             "verdict": self.verdict,
             "lam": self.lam,
+            "relative": self.relative,
             "batches": self.batches,
             "loss": self.loss,
             "layers": [layer.to_dict() for layer in self.layers],

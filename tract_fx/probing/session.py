@@ -24,7 +24,8 @@ from tract_fx.probing.losses import GIVEN, default_loss
 from tract_fx.probing.observer import LARGEST_POOLED, StreamingObserver
 from tract_fx.probing.probes import Probe
 from tract_fx.probing.result import GridPoint, LayerProbe, ValueSummary, mean_of
-from tract_fx.probing.spectrum import condition, degrees_of_freedom, effective_rank
+from tract_fx.probing.spectrum import condition, degrees_of_freedom, effective_rank, relative_to_mean
+from tract_fx.probing.unit import unit_of_lam
 
 __all__ = ["DEFAULT_GRID", "probe"]
 
@@ -43,6 +44,7 @@ def probe(
     loss: Loss | None = None,
     layers: str | Sequence[str] = "first",
     grid: Sequence[float] | None = None,
+    relative: bool = False,
 ) -> Probe:
     """Check data and ``lam`` for TrAct: run real batches through a copy of the model, forward and backward.
 
@@ -65,6 +67,8 @@ def probe(
             linear functional of the output. Only cosines and what is kept of the gradient depend on it.
         layers: as in ``tract_backend``.
         grid: other ``lam`` to compare with; by default 1e-4 to 100.
+        relative: as in ``tract_backend``, for ``lam`` and ``grid``. ``LayerProbe.unit_of_lam`` says whether a relative or an
+            absolute ``lam`` suits the data.
 
     Raises:
         OptionError: for an argument that is not allowed.
@@ -72,14 +76,14 @@ def probe(
         ProbeError: when the model cannot be copied or does not accept a batch, the loader is empty or yields something
             else, or no first layer got a gradient; the message says why.
     """
-    options = TractOptions(lam=lam, layers=layers, on_unsupported="ignore", inner="aot_eager")
+    options = TractOptions(lam=lam, layers=layers, on_unsupported="ignore", inner="aot_eager", relative=relative)
     lams = _grid(options.lam, DEFAULT_GRID if grid is None else grid)
     batches = check_count(batches, "batches", 1)
     if loss is not None and not callable(loss):
         raise OptionError(f"loss={loss!r} is not allowed: it must be a function of the output and the loader's item.")
     if not isinstance(loader, Iterable):
         raise OptionError(f"loader={loader!r} is not allowed: it must yield batches, such as a DataLoader or a list.")
-    observers = LayerObservers(lams)
+    observers = LayerObservers(lams, relative=options.relative)
     backend = TractBackend(options, observers.compile_graph, trains=False)
     with preserve_rng_state(loader), torch.inference_mode(False), torch.enable_grad():
         count, loss_words = _run(copied(model), loader, backend, observers, batches, loss)
@@ -90,7 +94,7 @@ def probe(
         raise ProbeError(_nothing_seen(backend, observers))
     probes = tuple(_probe_of(layer, options.lam) for layer in seen)
     rejections = tuple(dict.fromkeys(backend.rejections))
-    return Probe(probes, rejections, options.lam, count, loss_words)
+    return Probe(probes, rejections, options.lam, count, loss_words, options.relative)
 
 
 def _grid(lam: float, grid: Sequence[float]) -> tuple[float, ...]:
@@ -170,6 +174,7 @@ def _probe_of(layer: ObservedLayer, lam: float) -> LayerProbe:
     empty = torch.zeros(0, 0, dtype=torch.float64)
     eigenvalues = empty if pooled is None else pooled.eigenvalues
     known = eigenvalues.numel() > 0
+    in_unit = relative_to_mean(eigenvalues, layer.features) if observer.relative else eigenvalues
     number = observer.lams.index(lam)
     probed = LayerProbe(
         layer=layer.layer,
@@ -183,18 +188,20 @@ def _probe_of(layer: ObservedLayer, lam: float) -> LayerProbe:
         eigenvectors=empty if pooled is None else pooled.eigenvectors,
         of_one_batch=pooled is not None and pooled.of_one_batch,
         condition=_condition(eigenvalues, layer.features, 0.0) if known else float("nan"),
-        condition_with_lam=_condition(eigenvalues, layer.features, lam) if known else float("nan"),
+        condition_with_lam=_condition(in_unit, layer.features, lam) if known else float("nan"),
         effective_rank=effective_rank(eigenvalues) if known else float("nan"),
         mean_offset=_mean_offset(observer, eigenvalues) if known else float("nan"),
-        grid=_grid_points(observer, eigenvalues),
+        grid=_grid_points(observer, in_unit),
         cosines=tuple(item.cosines[number] for item in observer.passes),
         values=_values_of(observer) if known else None,
         filters=observer.weight.cpu(),
         bad_inputs=observer.bad_inputs,
         bad_gradients=observer.bad_gradients,
         zero_gradients=observer.zero_gradients,
+        relative=observer.relative,
+        mean_eigenvalues=tuple(item.mean_eigenvalue for item in observer.passes),
     )
-    return dataclasses.replace(probed, warnings=diagnose(probed))
+    return dataclasses.replace(probed, warnings=diagnose(probed), unit_of_lam=unit_of_lam(probed))
 
 
 def _condition(eigenvalues: Tensor, features: int, lam: float) -> float:

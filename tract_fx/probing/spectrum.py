@@ -26,6 +26,7 @@ __all__ = [
     "effective_rank",
     "eigenpairs",
     "primal_spectrum",
+    "relative_to_mean",
 ]
 
 
@@ -38,12 +39,14 @@ class Spectrum:
         energies: ``|G v|^2``, ``(groups, k)``.
         matrix: of which they are eigenvalues, ``(groups, k, k)``: the covariance, or the rows' kernel ``X X^T / r``.
         vectors: eigenvectors of ``matrix``, ``(groups, k, k)``, in columns.
+        unit: of ``lam``: 1, or for each group the mean eigenvalue ``tr(C) / n``, ``(groups,)``.
     """
 
     eigenvalues: Tensor
     energies: Tensor
     matrix: Tensor
     vectors: Tensor
+    unit: Tensor | float = 1.0
 
     @property
     def norm(self) -> float:
@@ -61,15 +64,18 @@ class Spectrum:
 
         Along an eigenvector with eigenvalue ``s`` it is ``lam / (s + lam)``.
         """
-        shrunk = self.energies * (lam / self._denominators(lam)) ** 2
+        shrunk = self.energies * (self._scaled(lam) / self._denominators(lam)) ** 2
         return (shrunk.sum() / self.energies.sum()).sqrt().item()
 
     def reshaped(self, lam: float) -> float:
         """Share of the energy of ``G`` along eigenvectors with ``s > lam``: there TrAct divides by the covariance."""
-        return (self.energies[self.eigenvalues > lam].sum() / self.energies.sum()).item()
+        return (self.energies[self.eigenvalues > self._scaled(lam)].sum() / self.energies.sum()).item()
 
     def _denominators(self, lam: float) -> Tensor:
-        return self.eigenvalues + shift(self.matrix, lam)[:, None]
+        return self.eigenvalues + shift(self.matrix, lam * self.unit)[:, None]
+
+    def _scaled(self, lam: float) -> Tensor | float:
+        return lam * self.unit[:, None] if isinstance(self.unit, Tensor) else lam
 
 
 def primal_spectrum(covariance: Tensor, gradient: Tensor) -> Spectrum:
@@ -118,6 +124,12 @@ def condition(eigenvalues: Tensor, lam: float = 0.0) -> float:
     smallest = torch.where(smallest > rounding, smallest, 0.0) + lam
     ratio = torch.where(smallest > 0, (largest + lam) / smallest, torch.inf)
     return ratio.max().item()
+
+
+def relative_to_mean(eigenvalues: Tensor, features: int) -> Tensor:
+    """Eigenvalues as multiples of the mean of all ``n`` of their group, of which ``k`` may be given and the rest zero."""
+    mean = eigenvalues.sum(-1, keepdim=True) / features
+    return eigenvalues / torch.where(mean > 0, mean, 1.0)
 
 
 def effective_rank(eigenvalues: Tensor) -> float:

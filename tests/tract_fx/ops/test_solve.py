@@ -12,7 +12,7 @@ from torch import Tensor
 from support.generated import examples
 from support.oracle import error
 from support.patch_shapes import Layer, layers, sliced_patches
-from tract_fx.ops.dual import dual_gradient
+from tract_fx.ops.dual import _in_float64, dual_gradient
 from tract_fx.ops.patches import LINEAR, PatchGeometry
 from tract_fx.ops.solve import primal_gradient, regularise
 
@@ -261,3 +261,59 @@ def test_lam_is_exact_until_float64_cannot_tell_it_from_zero() -> None:
     shift = (regularise(matrix, LAM) - matrix).diagonal(dim1=-2, dim2=-1)
     assert torch.equal(regularise(matrix, LAM)[0], matrix[0] + LAM * torch.eye(2, dtype=torch.float64))
     assert (shift[1] > 1e18 * torch.finfo(torch.float64).eps).all()
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("lam", [0.1, 1e-12])
+def test_a_relative_lam_gives_a_finite_gradient_and_the_same_in_both_forms(name: str, lam: float) -> None:
+    input, geometry = HOSTILE[name], square(4, 2)
+    rows, output_gradient, gradient = rows_and_gradient(input, geometry)
+    count = rows.shape[1]
+    primal = primal_gradient(input, gradient, count, lam, geometry, relative=True)
+    dual = dual_gradient(input, output_gradient, count, lam, geometry, relative=True)
+    assert primal.isfinite().all()
+    assert dual.isfinite().all()
+    if lam == 0.1 and (input.double().square() > 0).any():
+        assert error(dual, primal) < 1e-5
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_black_images_have_a_gradient_of_zero(relative: bool) -> None:
+    """The plain gradient is zero, and no division makes anything else of it; groups beside it are as they should be."""
+    input, geometry = torch.randn(2, 4, 8, 8), PatchGeometry((3, 3), (1, 1), (0, 0), (1, 1), groups=2)
+    input[:, :2] = 0
+    rows, output_gradient, gradient = rows_and_gradient(input, geometry)
+    for found in (
+        primal_gradient(input, gradient, rows.shape[1], LAM, geometry, relative=relative),
+        dual_gradient(input, output_gradient, rows.shape[1], LAM, geometry, relative=relative),
+    ):
+        assert not found[0].any()
+        lam = LAM * rows[1].square().mean().item() if relative else LAM
+        assert error(found[1], solved(rows, gradient, lam)[1]) < 1e-5
+
+
+@pytest.mark.parametrize("relative", [False, True])
+@pytest.mark.parametrize("few", [False, True])
+def test_the_form_for_other_devices_has_the_same_lam(few: bool, relative: bool) -> None:
+    """On a GPU the dual form is made of other operators."""
+    input, geometry = raw_images(1 if few else 4).double(), square(8, 8)
+    rows, output_gradient, gradient = rows_and_gradient(input, geometry)
+    lam = LAM * rows.square().mean().item() if relative else LAM
+    found = _in_float64(input, output_gradient, rows.shape[1], LAM, geometry, relative)
+    assert error(found, solved(rows, gradient, lam)) < 1e-6
+
+
+def test_a_relative_lam_does_not_depend_on_the_unit() -> None:
+    """``X s`` has the gradient ``G' / s``, up to squares of 1e-38."""
+    input, geometry = raw_images(4), square(4, 4)
+    rows, output_gradient, gradient = rows_and_gradient(input, geometry)
+    count = rows.shape[1]
+    primal = primal_gradient(input, gradient, count, LAM, geometry, relative=True)
+    dual = dual_gradient(input, output_gradient, count, LAM, geometry, relative=True)
+    assert error(primal, solved(rows, gradient, LAM * rows.square().mean().item())) < 1e-9
+    for scale in (2.0**-60, 1 / 255, 255.0, 2.0**60):
+        scaled = input.double() * scale
+        assert (
+            error(primal_gradient(scaled, gradient * scale, count, LAM, geometry, relative=True) * scale, primal) < 1e-9
+        )
+        assert error(dual_gradient(scaled, output_gradient, count, LAM, geometry, relative=True) * scale, dual) < 1e-5

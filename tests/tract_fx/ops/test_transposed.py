@@ -40,6 +40,16 @@ def test_gradients_are_the_reference_s(name: str, dual: bool) -> None:
     assert error(operands.gradient(LAM, dual=dual), layer_gradient(layer, x, output_gradient, LAM)) <= 1e-5
 
 
+@pytest.mark.parametrize("dual", [False, True], ids=["primal", "dual"])
+@pytest.mark.parametrize("name", [name for name in LAYERS if name != "code with output padding"])  # sees nothing
+def test_a_relative_lam_is_in_units_of_all_blocks_together(name: str, dual: bool) -> None:
+    layer, geometry, x, output_gradient = case(name)
+    x = x * torch.linspace(1, 30, x.shape[1]).view(-1, *(1 for _ in layer.kernel_size))  # groups in other units
+    operands = layer_operands(x, output_gradient, layer.weight.shape, geometry)
+    found = operands.gradient(LAM, dual=dual, relative=True)
+    assert error(found, layer_gradient(layer, x, output_gradient, LAM, relative=True)) <= 1e-5
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_one_convolution_has_all_rows(name: str) -> None:
     layer, geometry, x, output_gradient = case(name)

@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from tract_fx.inspect.cost.layer_cost import LayerCost
-from tract_fx.inspect.formatting import human, human_bytes, multiple, percent, refusal, summarize
+from tract_fx.inspect.formatting import describe_lam, human, human_bytes, multiple, percent, refusal, summarize
 from tract_fx.inspect.result import ExplainedGraph, ExplanationResult
 from tract_fx.records import LayerRejection, Severity
 
@@ -48,7 +48,8 @@ def report(explanation: ExplanationResult) -> Iterator[RenderableType]:
     for note in explanation.notes:
         yield Text(f"Note: {note}", style="yellow")
     versions = explanation.environment
-    yield Text(f"{explanation.model_name}, lam {explanation.lam:g}, torch {versions['torch']}", style=QUIET_STYLE)
+    lam = describe_lam(explanation.lam, explanation.relative)
+    yield Text(f"{explanation.model_name}, lam {lam}, torch {versions['torch']}", style=QUIET_STYLE)
 
 
 def cost_in_words(cost: LayerCost) -> str:

@@ -74,9 +74,10 @@ def _spectrum(layer: LayerProbe) -> Figure | None:
 
 
 def _draw_eigenvalues(axes: Axes, layer: LayerProbe) -> None:
-    floor = ROUNDING * layer.eigenvalues.max().item()
-    groups, count = layer.eigenvalues.shape
-    for group in layer.eigenvalues[:GROUPS_DRAWN]:
+    eigenvalues = layer.scaled_eigenvalues
+    floor = ROUNDING * eigenvalues.max().item()
+    groups, count = eigenvalues.shape
+    for group in eigenvalues[:GROUPS_DRAWN]:
         shown = group[group > floor]
         style = {"marker": "o", "markersize": 3} if count <= 64 and groups == 1 else {}
         axes.plot(range(1, len(shown) + 1), shown.tolist(), color=BLUE, linewidth=1.4, **style)
@@ -101,7 +102,7 @@ def _draw_eigenvalues(axes: Axes, layer: LayerProbe) -> None:
     axes.set(
         title=f"eigenvalues{which} (dotted: other lam of the grid)",
         xlabel="number of the eigenvalue",
-        ylabel="eigenvalue of $X^T X / r$",
+        ylabel="eigenvalue of $X^T X / r$" + (", times their mean" if layer.relative else ""),
     )
     axes.grid(alpha=0.25, axis="x")
 

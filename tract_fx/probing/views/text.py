@@ -12,7 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from tract_fx.inspect.formatting import human, refusal
+from tract_fx.inspect.formatting import describe_lam, human, refusal
 from tract_fx.probing.result import GridPoint, LayerProbe, ProbeResult, ValueSummary
 from tract_fx.records import Severity
 
@@ -44,7 +44,8 @@ def report(probe: ProbeResult) -> Iterator[RenderableType]:
         yield from _layer(layer, named=len(probe.layers) > 1)
     yield Text()
     batches = f"{probe.batches} batches" if probe.batches > 1 else "one batch"
-    yield Text(f"lam {probe.lam:g}, {batches}; gradients are of {probe.loss}.", style=QUIET_STYLE)
+    lam = describe_lam(probe.lam, probe.relative)
+    yield Text(f"lam {lam}, {batches}; gradients are of {probe.loss}.", style=QUIET_STYLE)
 
 
 def _layer(layer: LayerProbe, *, named: bool) -> Iterator[RenderableType]:
@@ -79,6 +80,8 @@ def _facts(layer: LayerProbe) -> Iterator[tuple[str, str]]:
         yield "eigenvalues", f"{_number(smallest)} to {_number(largest)}{groups}{only}"
         yield "condition", f"{_number(layer.condition)}, with lam {_number(layer.condition_with_lam)}"
         yield "effective rank", f"{layer.effective_rank:.1f} of {layer.features:,}"
+        if layer.unit_of_lam:
+            yield "unit of lam", layer.unit_of_lam
         yield "mean offset", f"{_percent(layer.mean_offset)} of the trace"
     if layer.cosines:
         spread = f", {min(layer.cosines):.3f} to {max(layer.cosines):.3f}" if len(layer.cosines) > 1 else ""
@@ -100,7 +103,7 @@ def _values(values: ValueSummary, *, is_image: bool) -> Iterator[tuple[str, str]
 
 def _grid(layer: LayerProbe) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("lam", justify="right")
+    table.add_column("lam / (tr(C)/n)" if layer.relative else "lam", justify="right")
     table.add_column("cosine", justify="right")
     table.add_column("|lam G'| / |G|", justify="right")
     table.add_column("of |G|² above lam", justify="right")

@@ -65,9 +65,10 @@ def make_plan(
     step, around = sum(cost.step[side.name] for side in sides), len(sides) * cost.epoch
     epoch = steps_per_epoch * step + around
     if epochs is None:
-        assert seconds is not None
+        if seconds is None:
+            raise ValueError("without a time, the number of epochs has to be given")
         epochs = min(MAX_EPOCHS, math.floor(SHARE * seconds / (seeds * epoch)))
-    if epochs > 0:
+    if epochs > 0 or seconds is None:
         return Plan(epochs, epochs * steps_per_epoch), seeds * epochs * epoch
     steps = math.floor((SHARE * seconds / seeds - around) / step)
     if steps < 1:

@@ -298,7 +298,9 @@ def _earlier_plan(folder: Path) -> Plan | None:
 
 
 def _findings(settings: CompareSettings, subject: Subject, stopped: str | None) -> Findings:
-    curves, matches, plan = [], [], _earlier_plan(settings.out)
+    curves: list[Curve] = []
+    matches: list[dict[str, Any]] = []
+    plan = _earlier_plan(settings.out)
     for seed, side in itertools.product(settings.all_seeds, settings.sides):
         path = run_file(settings.out, side, seed)
         lines = read(path) if path.exists() else []

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import sys
 import time
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ __all__ = ["TOLERANCE", "SelfCheck", "self_check"]
 
 TOLERANCE = 1e-5
 LAM = 0.1
-STEM = {"stride": 2, "padding": 1}
+STEM: dict[str, Any] = {"stride": 2, "padding": 1}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -75,8 +75,10 @@ def _call(factory: Any, spec: str, *, allocate: bool) -> Any:
 
 def _with_classes(factory: Any, task: Task | None) -> Any:
     """The function with its number of classes, where it has such an argument."""
+    if task is None:
+        return factory
     try:
-        takes_classes = task is not None and "num_classes" in inspect.signature(factory).parameters
+        takes_classes = "num_classes" in inspect.signature(factory).parameters
     except (TypeError, ValueError):  # no function, or one that Python cannot look into
         return factory
     return functools.partial(factory, num_classes=task.classes) if takes_classes else factory
