@@ -109,7 +109,7 @@ def test_channels_of_one_group_may_not() -> None:
 
 def test_lam_is_set_without_a_compile_and_follows_every_batch() -> None:
     torch._dynamo.reset()
-    model, backend = nn.Sequential(nn.Linear(6, 4), nn.Tanh()), tract_backend(LAM, relative=True, inner="aot_eager")
+    model, backend = nn.Sequential(nn.Linear(6, 4)), tract_backend(LAM, relative=True, inner="aot_eager")
     counter = Counter(backend)
     compiled = torch.compile(copy.deepcopy(model), backend=counter)
     for lam, scale in ((0.1, 1.0), (0.5, 1.0), (0.02, 100.0), (0.02, 1e-3)):
@@ -144,13 +144,13 @@ def test_each_system_of_a_batched_product_has_its_own_trace(rows: int) -> None:
             self.weight = nn.Parameter(torch.randn(3, 6, 4))
 
         def forward(self, x: Tensor) -> Tensor:
-            return torch.tanh(torch.bmm(x, self.weight))
+            return torch.bmm(x, self.weight)
 
     model = Product()
     x = torch.randn(3, rows, 6) * torch.tensor([0.01, 1.0, 50.0])[:, None, None]
     found = gradients(model, [x], tract_backend(LAM, relative=True, inner="aot_eager"))["weight"]
     z = (x.double() @ model.weight.double()).detach().requires_grad_()
-    squared(torch.tanh(z)).backward()
+    squared(z).backward()
     form = reference.dual if rows < 6 else reference.primal
     expected = [form(X, dZ, LAM, relative=True).T for X, dZ in zip(x, z.grad, strict=True)]
     for system, wanted in zip(found, expected, strict=True):
