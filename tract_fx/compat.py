@@ -314,7 +314,7 @@ def current_joint_pass() -> Any:
 
 def inductor_decompositions() -> dict[Any, Callable[..., Any]]:
     """The decompositions that Inductor gives to AOTAutograd under the current configuration."""
-    _require_deferred("torch._inductor", "torch._inductor.decomposition")
+    _require_deferred("torch._inductor.lowering", "torch._inductor.decomposition")
     from torch._inductor import lowering  # noqa: F401 - some decompositions look into it
     from torch._inductor.decomposition import select_decomp_table
 

@@ -118,7 +118,7 @@ PRIVATE_NAMES: tuple[PrivateName, ...] = (
     PrivateName("torch._inductor.compile_fx", "compile_fx", 2, ("config_patches",), deferred=True),
     PrivateName("torch._inductor.cudagraph_trees", "reset_cudagraph_trees", 0, deferred=True),
     PrivateName("torch._inductor.decomposition", "select_decomp_table", 0, deferred=True),
-    *_names("torch._inductor", "lowering", deferred=True),
+    *_names("torch._inductor.lowering", "lowerings", deferred=True),
 )
 
 

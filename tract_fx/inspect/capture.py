@@ -26,6 +26,7 @@ from tract_fx.inspect.fake_model import fake_arguments, fake_model, has_values
 from tract_fx.inspect.model_copy import copied_model
 from tract_fx.options import TractOptions
 from tract_fx.passes.first_layer import Findings, Match
+from tract_fx.passes.joint_graph import GraphInput
 from tract_fx.passes.naming import Naming
 from tract_fx.records import GraphRecord
 
@@ -43,6 +44,7 @@ class CapturedGraph:
         record: the findings, as ``backend.matches`` and ``backend.rejections`` have them.
         break_reason: why Dynamo ended the graph before its function returned; None where it did not.
         naming: how its layers are called.
+        inputs: the name and the role of each input of the graph that Dynamo captured.
     """
 
     before: GraphModule
@@ -51,6 +53,7 @@ class CapturedGraph:
     record: GraphRecord
     break_reason: str | None
     naming: Naming
+    inputs: tuple[GraphInput, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +170,8 @@ class _GraphRecorder:
             captured.tract_pass(lam, look, decompositions=compat.inductor_decompositions)(module.graph)
             module.recompile()
             record = findings.record
-            self.graphs.append(CapturedGraph(before, module, tuple(described), record, reason, captured.naming))
+            graph = CapturedGraph(before, module, tuple(described), record, reason, captured.naming, captured.inputs)
+            self.graphs.append(graph)
 
         compat.joint_graph_only(captured.gm, captured.example_inputs, keep, compat.inductor_decompositions())
         return Compiled(self._shapes_of(captured.gm), record, traced=True)

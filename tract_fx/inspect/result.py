@@ -13,10 +13,14 @@ from tract_fx.inspect.capture import CapturedGraph
 from tract_fx.inspect.cost.layer_cost import LayerCost
 from tract_fx.inspect.formatting import human, outcome, refusal
 from tract_fx.inspect.nodes import LayerNodes
+from tract_fx.passes.joint_graph import JointGraph, Role, is_tensor_node
 from tract_fx.passes.naming import Naming
 from tract_fx.records import LayerMatch, LayerRejection, Severity
 
 __all__ = ["ExplainedGraph", "ExplainedLayer", "ExplanationResult"]
+
+NAMES_SHOWN = 4
+OTHERS = "All other layers that are not listed below multiply activations, which depend on parameters."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,12 +32,14 @@ class ExplainedLayer:
         description: kind, sizes and geometry, as ``Conv2d 3->64, 7x7 stride 2``.
         cost: what the rewrite costs, beside the layer and the step.
         nodes: where it is in ``graph_before``.
+        reason: why it is a first layer, in one line.
     """
 
     match: LayerMatch
     description: str
     cost: LayerCost
     nodes: LayerNodes
+    reason: str = ""
 
     def __str__(self) -> str:
         rows = self.cost.at().rows if isinstance(self.match.rows, str) else None
@@ -53,6 +59,7 @@ class ExplainedGraph:
         graph_before: as AOTAutograd made it.
         graph_after: as the pass leaves it to Inductor.
         naming: how its layers are called.
+        input_names: of the placeholders that are inputs of the model: the name in the graph, and that of the parameter.
     """
 
     number: int
@@ -62,15 +69,23 @@ class ExplainedGraph:
     graph_before: GraphModule
     graph_after: GraphModule
     naming: Naming
+    input_names: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def of(cls, number: int, graph: CapturedGraph) -> ExplainedGraph:
         """From what was captured."""
+        joint = JointGraph(graph.before.graph, graph.inputs, graph.naming)
         layers = tuple(
-            ExplainedLayer(match, **described)
+            ExplainedLayer(match, **described, reason=_reason(described["nodes"], joint))
             for match, described in zip(graph.record.matches, graph.described, strict=True)
         )
-        return cls(number, layers, graph.record.rejections, graph.break_reason, graph.before, graph.after, graph.naming)
+        names = tuple((node.name, item.name) for node, item in joint.input_of.items())
+        # What comes in besides, before the gradients of the outputs, is lam.
+        added = (node for node in joint.graph.find_nodes(op="placeholder") if node not in joint.input_of)
+        names += tuple((node.name, "lam") for node in added if node.name.startswith("primals"))
+        return cls(
+            number, layers, graph.record.rejections, graph.break_reason, graph.before, graph.after, graph.naming, names
+        )
 
     @property
     def matches(self) -> tuple[LayerMatch, ...]:
@@ -117,6 +132,14 @@ class ExplanationResult:
     def layers(self) -> tuple[ExplainedLayer, ...]:
         """Every layer that is rewritten."""
         return tuple(layer for graph in self.graphs for layer in graph.layers)
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why these layers are first and no others, in a line each; empty where at most one layer is rewritten."""
+        if len(self.layers) < 2:
+            return ()
+        lines = [f"{layer.match.layer or layer.match.weight}: {layer.reason}" for layer in self.layers if layer.reason]
+        return (*lines, OTHERS)
 
     @property
     def matches(self) -> tuple[LayerMatch, ...]:
@@ -173,6 +196,7 @@ class ExplanationResult:
             "headline": self.headline,
             "is_fine": self.is_fine,
             "graphs": [_graph_to_dict(graph) for graph in self.graphs],
+            "reasons": list(self.reasons),
             "notes": list(self.notes),
             "environment": dict(self.environment),
         }
@@ -182,6 +206,29 @@ class ExplanationResult:
         if not self.graphs:
             raise LookupError("Dynamo compiles no graph of this model, so there is no graph to show.")
         return next((graph for graph in self.graphs if graph.layers), self.graphs[0])
+
+
+def _reason(nodes: LayerNodes, joint: JointGraph) -> str:
+    """Why a layer is first: the inputs of the model that its own input is computed from."""
+    (node,) = (node for node in joint.graph.nodes if node.name == nodes.input)
+    seen, waiting = {node}, [node]
+    while waiting:
+        waiting.extend(new := set(waiting.pop().all_input_nodes) - seen)
+        seen.update(new)
+    sources = [item for node, item in joint.input_of.items() if node in seen and is_tensor_node(node)]
+    trained = [item.name for item in sources if item.role in (Role.PARAMETER, Role.ACTIVATION)]
+    if trained:
+        return f"its input depends on {_listed(trained)}, and layers=[...] names it."
+    data = [item.name for item in sources if item.role is not Role.STATIC]
+    return (
+        f"its input depends on {_listed(data)} and on no parameter." if data else "its input depends on no parameter."
+    )
+
+
+def _listed(names: list[str]) -> str:
+    shown = list(dict.fromkeys(names))
+    more = len(shown) - NAMES_SHOWN
+    return ", ".join(shown[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _only_in(one: torch.fx.GraphModule, other: torch.fx.GraphModule) -> tuple[str, ...]:

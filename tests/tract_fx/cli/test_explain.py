@@ -120,15 +120,15 @@ def test_every_argument_reaches_explain(monkeypatch: pytest.MonkeyPatch, capsys:
         return Fake()
 
     monkeypatch.setattr(tract_fx, "explain", explain, raising=False)
-    argv = "explain own_cli_models:conv --input 3x5x6 --batch 7 --dtype bf16 --lam 0.3 --relative --layers 0,1 --dynamic --html a.html"
-    assert cli.main(argv.split()) == 0
-    ((model, (images,), options),) = calls
+    options = "--input 3x5x6 --batch 7 --dtype bf16 --lam 0.3 --relative --layers 0,1 --dynamic --html a.html"
+    assert cli.main(["explain", "own_cli_models:conv", *options.split()]) == 0
+    ((model, (images,), given),) = calls
     assert images.shape == (7, 3, 5, 6)
     assert images.dtype == next(model.parameters()).dtype == torch.bfloat16
     assert model.training
-    assert options == {"lam": 0.3, "relative": True, "layers": ["0", "1"], "dynamic": True}
+    assert given == {"lam": 0.3, "relative": True, "layers": ["0", "1"], "dynamic": True}
     assert Path("a.html").read_text() == "a page"
     assert capsys.readouterr().out == "an explanation\n"
     assert cli.main(["explain", "own_cli_models:embedding"]) == 0
-    assert calls[-1][2] == {"lam": 0.1, "layers": "first", "dynamic": None}
+    assert calls[-1][2] == {"lam": 0.1, "relative": False, "layers": "first", "dynamic": None}
     assert calls[-1][1][0].dtype == torch.long  # indices stay what they are

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import tract_fx
+from support.explained import explained
 from support.refused import Pairs
 from support.works import works
 from tract_fx.inspect.explanation import explain
@@ -228,3 +229,21 @@ def test_it_can_be_stored() -> None:
     assert stored["graphs"][0]["layers"][0]["weight"] == "conv.weight"
     assert stored["graphs"][0]["break_reason"]
     assert stored["environment"]["torch"] == torch.__version__
+
+
+def test_several_first_layers_have_a_reason_each() -> None:
+    explanation = explained("stems")
+    first, second, others = explanation.reasons
+    for line, layer, name in zip((first, second), explanation.layers, ("x", "y"), strict=True):
+        assert line.startswith(f"{layer.match.layer}: its input depends on ")
+        assert line.endswith(f"{name} and on no parameter.")
+    assert others.startswith("All other layers")
+    assert all(line in " ".join(str(explanation).split()) for line in explanation.reasons)
+    assert explained("primal").reasons == ()
+
+
+def test_a_named_layer_says_so() -> None:
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2))
+    first, second, _ = explain(model, torch.randn(3, 4), layers=["0", "2"]).reasons
+    assert "on no parameter" in first
+    assert second == "2: its input depends on 0.weight, 0.bias, and layers=[...] names it."

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -19,6 +20,8 @@ __all__ = ["Block", "Line", "compare"]
 
 # Unchanged lines shown around a change.
 CONTEXT = 4
+
+NO_NAMES: Mapping[str, str] = MappingProxyType({})
 
 Change = Literal["same", "added", "removed"]
 Token = tuple[str, str]
@@ -51,9 +54,9 @@ class Block:
     folded: bool = False
 
 
-def compare(before: Graph, after: Graph, naming: Naming) -> list[Block]:
-    """The listing of both graphs, modules called by ``naming``."""
-    old, new = list(_lines(before, naming)), list(_lines(after, naming))
+def compare(before: Graph, after: Graph, naming: Naming, names: Mapping[str, str] = NO_NAMES) -> list[Block]:
+    """The listing of both graphs, modules called by ``naming``, and nodes by ``names`` where it has them."""
+    old, new = list(_lines(before, naming, names)), list(_lines(after, naming, names))
     matcher = difflib.SequenceMatcher(None, [text for text, _, _ in old], [text for text, _, _ in new], autojunk=False)
     blocks: list[Block] = []
     opcodes = matcher.get_opcodes()
@@ -86,7 +89,7 @@ def _folded(lines: tuple[Line, ...], *, first: bool, last: bool) -> Iterator[Blo
     yield from (Block(part) for part in (lines[tail:],) if part)
 
 
-def _lines(graph: Graph, naming: Naming) -> Iterator[tuple[str, Markup, str]]:
+def _lines(graph: Graph, naming: Naming, names: Mapping[str, str]) -> Iterator[tuple[str, Markup, str]]:
     """Text, HTML and region of every line: one for each node, and one wherever another module begins."""
     module = ""
     for node in graph.nodes:
@@ -94,7 +97,7 @@ def _lines(graph: Graph, naming: Naming) -> Iterator[tuple[str, Markup, str]]:
         if node.op == "call_function" and (here := _module(node, naming)) != module:
             module = here
             yield from _comment(f"# {here or 'outside of any module'}", region)
-        tokens = list(_tokens(node))
+        tokens = list(_tokens(node, names))
         yield "".join(text for _, text in tokens), _html(tokens), region
 
 
@@ -112,12 +115,12 @@ def _module(node: Node, naming: Naming) -> str:
     return f"{naming.of_source(path) or 'the model'} ({name})" + (", backward" if is_backward(node) else "")
 
 
-def _tokens(node: Node) -> Iterator[Token]:
+def _tokens(node: Node, names: Mapping[str, str]) -> Iterator[Token]:
     """``name: dtype[shape] = operator(arguments)``."""
     if node.op == "output":
-        yield from (("o", "return "), *_argument(node.args[0]))
+        yield from (("o", "return "), *_argument(node.args[0], names))
         return
-    yield "v", node.name
+    yield "v", names.get(node.name, node.name)
     if value := value_of(node):
         yield from (("", ": "), ("t", value))
     if node.op == "placeholder":
@@ -125,7 +128,7 @@ def _tokens(node: Node) -> Iterator[Token]:
         return
     yield from (("", " = "), ("o", _operator(node)))
     if node.op == "call_function":
-        yield from (("", "("), *_arguments(node), ("", ")"))
+        yield from (("", "("), *_arguments(node, names), ("", ")"))
 
 
 def _operator(node: Node) -> str:
@@ -135,24 +138,24 @@ def _operator(node: Node) -> str:
     return str(target) if isinstance(target, torch._ops.OpOverload) else getattr(target, "__name__", str(target))
 
 
-def _arguments(node: Node) -> Iterator[Token]:
+def _arguments(node: Node, names: Mapping[str, str]) -> Iterator[Token]:
     for index, argument in enumerate(node.args):
         yield from ((("", ", "),) if index else ())
-        yield from _argument(argument)
+        yield from _argument(argument, names)
     for index, (name, argument) in enumerate(node.kwargs.items()):
         yield from ((("", ", "),) if index or node.args else ())
-        yield from (("", f"{name}="), *_argument(argument))
+        yield from (("", f"{name}="), *_argument(argument, names))
 
 
-def _argument(value: Any) -> Iterator[Token]:
+def _argument(value: Any, names: Mapping[str, str]) -> Iterator[Token]:
     if isinstance(value, Node):
-        yield "", value.name
+        yield "", names.get(value.name, value.name)
     elif isinstance(value, (list, tuple)):
         opening, closing = "[]" if isinstance(value, list) else "()"
         yield "", opening
         for index, item in enumerate(value):
             yield from ((("", ", "),) if index else ())
-            yield from _argument(item)
+            yield from _argument(item, names)
         yield "", closing
     else:
         yield "k", repr(value) if isinstance(value, str) else str(value)

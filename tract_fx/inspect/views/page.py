@@ -262,7 +262,8 @@ class _Graph:
 
     @property
     def listing(self) -> list[Block]:
-        return compare(self.graph.graph_before.graph, self.graph.graph_after.graph, self.graph.naming)
+        graph = self.graph
+        return compare(graph.graph_before.graph, graph.graph_after.graph, graph.naming, dict(graph.input_names))
 
 
 class _Page:

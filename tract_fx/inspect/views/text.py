@@ -37,6 +37,8 @@ def report(explanation: ExplanationResult) -> Iterator[RenderableType]:
     for layer in explanation.layers:
         yield Text(str(layer), style="bold green")
         yield Padding(Text(cost_in_words(layer.cost)), (0, 0, 0, 2))
+    for reason in explanation.reasons:
+        yield Text(reason, style=QUIET_STYLE)
     for rejection in explanation.problems:
         yield from _rejection(rejection)
     if not explanation.layers and not explanation.problems:

@@ -76,3 +76,13 @@ def test_modules_and_regions_are_told() -> None:
     by_name = {text_of(line.code).partition(":")[0]: line.region for line in lines}
     assert by_name["convolution"] == "forward"
     assert by_name["convolution_backward"] == "backward"
+
+
+def test_parameters_have_their_names() -> None:
+    (graph,) = explained("stems").graphs
+    arguments = graph.graph_before.graph, graph.graph_after.graph, graph.naming, dict(graph.input_names)
+    text = "\n".join(text_of(line.code) for block in compare(*arguments) for line in block.lines)
+    assert "primals_" not in text
+    for match in graph.matches:
+        assert f"{match.weight}: " in text  # where it comes in
+        assert re.search(rf"\(.*\b{re.escape(match.weight)}\b.*\)", text)  # where it is used

@@ -23,6 +23,14 @@
     });
   }
 
+  // The listing opens at the first line that changed, with what is before it one scroll away.
+  for (const code of document.querySelectorAll(".code")) {
+    const change = code.querySelector(".ln.backward:is(.added, .removed)") ?? code.querySelector(".ln:is(.added, .removed)");
+    if (!change) continue;
+    const lines = 4 * change.offsetHeight;
+    code.scrollTop = change.getBoundingClientRect().top - code.getBoundingClientRect().top + code.scrollTop - lines;
+  }
+
   // Several layers in one graph: tabs, which arrow keys move between.
   for (const group of document.querySelectorAll(".tabs")) {
     const panels = [...group.querySelectorAll(":scope > article")];
