@@ -11,14 +11,14 @@ import dataclasses
 import math
 import random
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from support.oracle import tract_gradients
-from tract_fx import TractWarning, tract_backend
+from tract_fx import TractWarning, reference, tract_backend
 
 from .check import FuzzError
 
@@ -304,7 +304,9 @@ def _problems(seed: int, way: Way) -> list[str]:
     complete = bool(found) == bool(wanted) if way.compiled == "breaks" else found == wanted
     if not complete or not found <= wanted:
         problems.append(f"matches are {sorted(found)}, first layers are {sorted(wanted)}")
-    if bool(said) != plain:
+    # A graph of its own in which data reach a cell alone has no first layer, and says why.
+    alone = net.cell is not None and way.compiled in ("blocks", "breaks")
+    if bool(said) != (plain or alone) or (alone and not all("(a recurrent cell)" in message for message in said)):
         problems.append(f"warnings are {said}")
     return problems
 
@@ -357,9 +359,7 @@ def _run(
     return problems
 
 
-def _compare(
-    call: str, found: dict[str, Tensor | None], expected: dict[str, Tensor], tolerance: float
-) -> list[str]:
+def _compare(call: str, found: dict[str, Tensor | None], expected: dict[str, Tensor], tolerance: float) -> list[str]:
     largest = max(wanted.norm() for wanted in expected.values())
     problems = []
     for name, gradient in found.items():
@@ -373,12 +373,30 @@ def _compare(
     return problems
 
 
-def _oracle(net: Net, x: Tensor, first: tuple[str, ...] | list[str]) -> dict[str, Tensor]:
-    """All gradients in float64, without a compiler: those of the first layers in closed form."""
+def _oracle(net: Net, x: Tensor, first: Sequence[str]) -> dict[str, Tensor]:
+    """All gradients in float64, without a compiler: those of the first layers in closed form, summed over their calls."""
     twin, data = copy.deepcopy(net).double(), x.double().clone().requires_grad_()
+    calls: list[tuple[str, Tensor, Tensor]] = []
+    for name in first:
+        twin.get_submodule(name).register_forward_hook(_recording(name, calls))
     torch.manual_seed(net.seed)
     loss(twin(data)).backward()
     gradients = {name: parameter.grad for name, parameter in twin.named_parameters()} | {"<data>": data.grad}
-    torch.manual_seed(net.seed)
-    rewritten = tract_gradients(net, [x], first, LAM, loss) if first else {}
-    return gradients | {f"{name}.weight": gradient for name, gradient in rewritten.items()}
+    for name in first:
+        parts = [_closed_form(twin.get_submodule(name), *call[1:]) for call in calls if call[0] == name]
+        gradients[f"{name}.weight"] = torch.stack(parts).sum(0)
+    return gradients
+
+
+def _recording(name: str, calls: list[tuple[str, Tensor, Tensor]]) -> Callable[[nn.Module, Any, Tensor], None]:
+    def hook(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        output.retain_grad()
+        calls.append((name, arguments[0].detach(), output))
+
+    return hook
+
+
+def _closed_form(layer: nn.Module, x: Tensor, output: Tensor) -> Tensor:
+    if isinstance(layer, nn.Linear):
+        return reference.linear_gradient(x, output.grad, LAM)
+    return reference.conv_gradient(x, output.grad, layer.weight, LAM, stride=layer.stride, padding=layer.padding)
