@@ -127,15 +127,17 @@ def _is_lookup(node: Node, found: dict[Node, Dependence]) -> bool:
 def first_parameter_use(joint: JointGraph, found: dict[Node, Dependence]) -> FirstParameterUse | None:
     """Where data first meets a parameter, or None when it never does before an activation comes in.
 
-    Only what can be the start of a network counts: labels that meet the output of an earlier graph are none.
+    Only what can be the start of a network counts: labels that meet the output of an earlier graph are none, and neither is
+    a condition (a time step, or what a table has for it) in a graph that an activation enters.
     """
+    enters = any(item.role is Role.ACTIVATION for item in joint.inputs)
     for node in joint.forward_nodes:
         values = list(operands(node, found))
         if any(value.activation for value in values):
             continue
-        data = any(value.is_from_data and value.is_parameter_free for value in values)
+        starts = [value.data or (value.is_from_data and not enters) for value in values if value.is_parameter_free]
         weights = frozenset().union(*(value.parameters for value in values))
-        if data and weights:
+        if any(starts) and weights:
             return FirstParameterUse(
                 node,
                 tuple(sorted(weights)),

@@ -343,9 +343,10 @@ def _no_first_layer(
     op = operator_of(use.node)
     if is_layer_operator(op) and use.from_constant_table:
         why = "the data are indices into a constant table, of which this layer sees the entries"
-    elif is_layer_operator(op) and (joint.naming.of_layer(use.node), frozenset(use.parameters)) in {
-        key[:2] for key in around.recurrent
-    }:
+    elif is_layer_operator(op) and any(
+        layer == joint.naming.of_layer(use.node) and weights.issubset(use.parameters)  # a bias may be among them
+        for layer, weights, _ in around.recurrent
+    ):
         why = "that layer is also fed by trainable values (a recurrent cell)"
     elif is_layer_operator(op):
         why = _without_gradient(joint, use)

@@ -1,4 +1,4 @@
-"""``python -m tests.fuzz --seeds 500``; ``--seed N`` runs one and prints its network."""
+"""``python -m tests.fuzz --seeds 500``; ``--seed N`` runs one and prints its network; ``--pieces`` compiles in pieces."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 
 from .check import FuzzError, Outcome, check_seed
 from .network import make_case
+from .pieces import Net, check_pieces
 
 
 def main() -> int:
@@ -20,17 +21,20 @@ def main() -> int:
     parser.add_argument("--start", type=int, default=0, help="the first seed (default: 0)")
     parser.add_argument("--seed", type=int, help="run this one only, and print its network")
     parser.add_argument("--inner", choices=("aot_eager", "inductor"), default="aot_eager")
+    parser.add_argument(
+        "--pieces", action="store_true", help="networks compiled whole and in pieces (always aot_eager)"
+    )
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore", module="torch")
     torch.set_num_threads(1)
     seeds = range(arguments.start, arguments.start + arguments.seeds)
     if arguments.seed is not None:
         seeds = range(arguments.seed, arguments.seed + 1)
-        print(make_case(arguments.seed))
+        print(Net(arguments.seed) if arguments.pieces else make_case(arguments.seed))
     failed, passed, began = [], {outcome: [] for outcome in Outcome}, time.monotonic()
     for seed in seeds:
         try:
-            passed[check_seed(seed, arguments.inner)].append(seed)
+            passed[_check(seed, arguments)].append(seed)
         except FuzzError as failure:
             failed.append(seed)
             print(failure, end="\n\n", flush=True)
@@ -40,6 +44,13 @@ def main() -> int:
         print(f"{outcome.value}: {passed[outcome]}")
     print(f"failed seeds: {failed}")
     return 1 if failed else 0
+
+
+def _check(seed: int, arguments: argparse.Namespace) -> Outcome:
+    if not arguments.pieces:
+        return check_seed(seed, arguments.inner)
+    check_pieces(seed)
+    return Outcome.RIGHT
 
 
 if __name__ == "__main__":
