@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from tract_fx import tract_backend
+from tract_fx import TractWarning, tract_backend
 
 
 def matched(model: nn.Module, *inputs: Tensor, layers: str | list[str] = "first") -> list[str]:
@@ -114,3 +116,28 @@ class Generator(nn.Module):
 
 def test_latent_drawn_inside_is_data() -> None:
     assert matched(Generator(), torch.randn(9, 5)) == ["fc"]
+
+
+class OneLayerCell(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.both = nn.Linear(9, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = torch.zeros(len(x), 4)
+        for _ in range(2):
+            state = torch.tanh(self.both(torch.cat([x, state], 1)))
+        return state
+
+
+def test_a_cell_with_a_bias_is_called_a_cell() -> None:
+    with pytest.warns(TractWarning, match=r"both.*\(a recurrent cell\)"):
+        assert matched(OneLayerCell(), torch.randn(9, 5)) == []
+
+
+def test_nothing_is_said_of_a_time_step_in_a_later_graph() -> None:
+    later = Conditioned(inside=True, signal=False)
+    model = torch.compile(lambda h: h + later(h, h), backend=tract_backend(inner="aot_eager"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", TractWarning)
+        model(nn.Linear(5, 4)(torch.randn(9, 5))).sum().backward()
