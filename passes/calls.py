@@ -75,8 +75,11 @@ class Call:
         if self.kind is Kind.CONVOLUTION:
             return 0
         dim, node = -2 if self.side is Side.RIGHT else -1, self.weight
-        while isinstance(source := next(iter(node.args), None), Node) and "val" in source.meta:
-            if (before := _dimension_before(node, dim, node.meta["val"].shape, source.meta["val"].shape)) is None:
+        while isinstance(source := next(iter(node.args), None), Node):
+            value = source.meta.get("val")
+            if not isinstance(value, torch.Tensor):
+                break
+            if (before := _dimension_before(node, dim, node.meta["val"].shape, value.shape)) is None:
                 break
             dim, node = before, source
         return dim
