@@ -212,6 +212,7 @@ def _plain_gradients(
     more = geometry.output_padding if isinstance(geometry, TransposedGeometry) else [0] * len(geometry.stride)
     spatial = geometry.stride, geometry.padding, geometry.dilation
     others = transposed, more, geometry.groups, [of_input, False, of_bias]
-    biases = [output_gradient.shape[1]]
+    # Without input channels PyTorch's output has no channels, and its bias has.
+    biases = [geometry.groups * weight.shape[1] if transposed else weight.shape[0]]
     found = torch.ops.aten.convolution_backward(output_gradient, input, weight, biases, *spatial, *others)
     return found[0], found[2]

@@ -34,7 +34,7 @@ def draw_comparison(findings: Findings, path: Path) -> None:
         _draw(by_epoch, findings, side, [numbers] * seeds, style)
         _draw(by_time, findings, side, [_elapsed(findings, side, i) for i in range(seeds)], style)
     by_epoch.set(title="by epochs", xlabel="epoch", ylabel="test images classified right, %")
-    by_epoch.xaxis.set_major_locator(MaxNLocator(integer=True))
+    by_epoch.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     by_time.set(title="by training time, without compilation and tests", xlabel="seconds")
     for axes in (by_epoch, by_time):
         axes.grid(alpha=0.3)
@@ -48,7 +48,7 @@ def _draw(
     curves = [[100 * point.accuracy for point in curve.points[: findings.epochs]] for curve in findings.of(side)]
     if len(curves) > 1:
         for x, y in zip(places, curves, strict=True):
-            axes.plot(x, y, **style | {"linewidth": 0.8, "alpha": 0.35})
+            axes.plot(x, y, **style | {"linewidth": 0.8, "alpha": 0.35}, marker="o", markersize=2)
     mean = [[statistics.fmean(values) for values in zip(*lines, strict=True)] for lines in (places, curves)]
     axes.plot(*mean, **style, marker="o", markersize=3, linewidth=2, label=side)
 
