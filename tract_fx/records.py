@@ -166,7 +166,7 @@ class GraphRecord:
     def from_json(cls, data: dict[str, Any]) -> GraphRecord:
         """Inverse of :meth:`to_json`."""
         return cls(
-            tuple(LayerMatch(**match) for match in data["matches"]),
+            tuple(LayerMatch(**match | {"blocks": tuple(match["blocks"])}) for match in data["matches"]),
             tuple(LayerRejection(**rejection) for rejection in data["rejections"]),
             data["has_gradients"],
         )

@@ -77,7 +77,6 @@ SPLITS = {
         fast=tuple(f"test_graph_breaks[places{number}]" for number in (0, 1, 6)),
     ),
     "integration/test_hostile.py": Split(slow=("test_*inductor*",)),
-    "integration/test_in_use.py": Split(slow=("test_a_mode_given_to_torch_compile",)),
     "integration/test_lam.py": Split(slow=("test_*[inductor]",)),
     "integration/test_precision.py": Split(slow=("test_*inductor*",)),
     "integration/test_photographs.py": Split(

@@ -61,7 +61,7 @@ def test_the_answer_is_printed_saved_and_a_status(
     ((model, batches, lam, options),) = calls
     assert not any(parameter.is_meta for parameter in model.parameters())
     assert [(pixels.shape, labels.shape) for pixels, labels in batches] == [((2, 3, 160, 160), (2,))] * 2
-    assert (lam, options) == (0.3, {"batches": 2})
+    assert (lam, options) == (0.3, {"batches": 2, "relative": False})
     assert torch.cat([pixels for pixels, _ in batches]).min() < 0  # standardised as the model's configuration says
     assert capsys.readouterr().out == "a probe\n"
     assert json.loads((out / "probe.json").read_text()) == {"warnings": list(warnings)}
