@@ -98,9 +98,7 @@ def _group_gradient(
     kernel = output_gradient.new_zeros(len(patches), len(patches))
     if patches.numel():
         write_plain(kernel, patches.T, LINEAR)
-    matrix = kernel[None] / rows
-    shift = scaled_lam(matrix, lam, scale, patches.shape[1] if relative else None)
-    factor, info = torch.linalg.cholesky_ex(regularise(matrix, shift)[0])
+    factor, info = _factorisation(kernel[None] / rows, lam, scale, patches.shape[1] if relative else None)
     if info != 0:
         product = output_gradient.T @ patches.to(torch.float64) * scale
         return product.to(torch.promote_types(patches.dtype, torch.float32))
@@ -111,6 +109,14 @@ def _group_gradient(
     )
     product = coefficient_product(coefficients, patches, kernel)
     return product if patches.dtype != torch.float64 else product / scale
+
+
+def _factorisation(
+    matrix: Tensor, lam: Tensor, scale: Tensor | float, relative_to_features: int | None
+) -> tuple[Tensor, Tensor]:
+    """The factor of the regularised ``(1, r, r)``, and whether it failed; the matrix is not kept."""
+    factor, info = torch.linalg.cholesky_ex(regularise(matrix, scaled_lam(matrix, lam, scale, relative_to_features)))
+    return factor[0], info[0]
 
 
 def _in_float64(
