@@ -56,7 +56,7 @@ SPLITS = {
     "distributed/test_groups.py": Split(slow=("test_group_and_size_are_part_of_the_key",)),
     "distributed/test_overlap.py": Split(slow=("test_generated_code_has_that_order",)),
     "distributed/test_processes.py": Split(slow=("test_the_watchdog_*",)),
-    "examples/test_examples.py": Split(slow=("test_trains_with_tract_*[lightning_configure_model]",)),
+    "examples/test_examples.py": Split(slow=("test_trains_with_tract_*[lightning_*]",)),
     "examples/test_timm.py": Split(),
     "examples/test_torchrun.py": Split(),
     "fuzz/test_fuzz.py": Split(
@@ -107,7 +107,7 @@ SPLITS = {
     "tract_fx/compile/test_logs.py": Split(
         slow=("test_debug_folders_*", "test_one_line_for_each_graph_*", "test_a_miss_shows_*", "test_a_hit_*")
     ),
-    "tract_fx/eager/test_compiled.py": Split(slow=("test_other_backends[*-inductor]",)),
+    "tract_fx/eager/test_compiled.py": Split(slow=("test_other_backends[*-inductor]", "test_other_backends[transposed-*]")),
     "tract_fx/inspect/cost/test_flops.py": Split(slow=("test_a_dynamic_batch_*", "test_a_step_is_*[resnet]")),
     "tract_fx/inspect/drawing/test_neighbourhood.py": Split(
         slow=("test_edges_and_regions_*[autocast-*", "test_edges_and_regions_*[dynamic-*")
