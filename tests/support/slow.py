@@ -107,7 +107,9 @@ SPLITS = {
     "tract_fx/compile/test_logs.py": Split(
         slow=("test_debug_folders_*", "test_one_line_for_each_graph_*", "test_a_miss_shows_*", "test_a_hit_*")
     ),
-    "tract_fx/eager/test_compiled.py": Split(slow=("test_other_backends[*-inductor]", "test_other_backends[transposed-*]")),
+    "tract_fx/eager/test_compiled.py": Split(
+        slow=("test_other_backends[*-inductor]", "test_other_backends[transposed-*]")
+    ),
     "tract_fx/inspect/cost/test_flops.py": Split(slow=("test_a_dynamic_batch_*", "test_a_step_is_*[resnet]")),
     "tract_fx/inspect/drawing/test_neighbourhood.py": Split(
         slow=("test_edges_and_regions_*[autocast-*", "test_edges_and_regions_*[dynamic-*")
