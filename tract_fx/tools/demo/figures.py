@@ -90,7 +90,8 @@ def draw_filters(name: str, pair: Pair, path: Path) -> None:
         axes.set_axis_off()
     if not in_colour:
         figure.colorbar(image, ax=figure.axes, label="weight", shrink=0.8)
-    figure.savefig(path)
+    # A colour bar shared by all panels leaves the layout engine no margin beside the first of them.
+    figure.savefig(path, bbox_inches="tight", pad_inches=0.2)
 
 
 def _filter_count(filters: Tensor) -> str:
