@@ -83,9 +83,7 @@ def operator_times(events: Iterable[Any], device: str) -> dict[str, dict[str, fl
     for event in events:
         if event.name.startswith(OPERATORS) and not is_inside_operator(event):
             found.setdefault(event.name, Counter()).update(behind(event, device))
-    return {
-        name: {kernel: spent / STEPS for kernel, spent in kernels.most_common()} for name, kernels in found.items()
-    }
+    return {name: {kernel: spent / STEPS for kernel, spent in kernels.most_common()} for name, kernels in found.items()}
 
 
 def is_inside_operator(event: Any) -> bool:

@@ -96,7 +96,9 @@ def median_seconds(ways: Ways, records: Records) -> dict[str, float]:
     for call in ways.values():
         call()
     wait(records.device)
-    spent = [{name: seconds_of_block(call, calls, records.device) for name, call in ways.items()} for _ in range(blocks)]
+    spent = [
+        {name: seconds_of_block(call, calls, records.device) for name, call in ways.items()} for _ in range(blocks)
+    ]
     return {name: statistics.median(row[name] for row in spent) for name in ways}
 
 

@@ -78,7 +78,9 @@ def run(records: Records) -> int:
             continue
         try:
             measure(records, setting)
-        except Exception as problem:  # whatever a compiler or driver may raise: it is said, and there are other settings
+        except (
+            Exception
+        ) as problem:  # whatever a compiler or driver may raise: it is said, and there are other settings
             print(f"gpu_first: {setting.key}: {type(problem).__name__}: {problem}", file=sys.stderr)
             records.write(setting.key, **about(setting), problem=f"{type(problem).__name__}: {problem}"[:1000])
             wrong += 1
@@ -142,9 +144,7 @@ def measured_rounds(steps: dict[str, Callable[[], None]], records: Records) -> l
     most = 2 if records.tiny else MOST_ROUNDS
     while len(rounds) < most and (len(rounds) < FEWEST_ROUNDS or spent < ENOUGH_SECONDS):
         turn = len(rounds) % len(names)
-        row = {
-            name: seconds_of_block(steps[name], block, records.device) for name in [*names[turn:], *names[:turn]]
-        }
+        row = {name: seconds_of_block(steps[name], block, records.device) for name in [*names[turn:], *names[:turn]]}
         rounds.append(row)
         spent += block * sum(row.values())
     return rounds
@@ -162,4 +162,3 @@ def forget() -> None:
 def skipped_captures() -> int:
     """How often Inductor has decided not to capture a CUDA graph, and has said so nowhere but here."""
     return torch._dynamo.utils.counters["inductor"]["cudagraph_skips"]
-
