@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.convergence.tables import TABLES as CONVERGENCE
+from benchmarks.gpu_first.tables import TABLES as GPU
 from benchmarks.markdown import table
 
 ROOT = Path(__file__).parents[1]
@@ -66,6 +67,7 @@ def pages() -> dict[Path, dict[str, Callable[[], str]]]:
             **_some(TABLES, "demo"),
         },
         docs / "results" / "cost.md": _some(TABLES, "throughput", "gram", "solve", "first_step"),
+        docs / "results" / "gpu.md": GPU,
         docs / "results" / "numerics.md": _some(TABLES, "precision", "raw_pixels"),
     }
 

@@ -53,18 +53,29 @@ class Precision:
 
 
 def training_step(
-    side: str, model: nn.Module, first: Iterable[str], x: Tensor, labels: Tensor, precision: Precision
+    side: str,
+    model: nn.Module,
+    first: Iterable[str],
+    x: Tensor,
+    labels: Tensor,
+    precision: Precision,
+    mode: str | None = None,
 ) -> Callable[[], None]:
-    """One step - forward, loss, backward, SGD - of a copy of ``model``, as a function without arguments."""
+    """One step - forward, loss, backward, SGD - of a copy of ``model``, as a function without arguments.
+
+    ``mode`` is that of ``torch.compile``, for the sides that compile.
+    """
     official, backend = SIDES[side]
     model = precision.laid_out(copy.deepcopy(model)).to(x.device)
     if official:
         _replace_by_official(model, first)
-    compiled = model if backend is None else torch.compile(model, backend=backend(), dynamic=False)
+    compiled = model if backend is None else torch.compile(model, backend=backend(), mode=mode, dynamic=False)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     x = precision.laid_out(x)
 
     def run() -> None:
+        if mode is not None:
+            torch.compiler.cudagraph_mark_step_begin()
         optimizer.zero_grad()
         with precision.autocast(x.device.type):
             loss = nn.functional.cross_entropy(compiled(x), labels)

@@ -9,7 +9,8 @@ Before, a convolution under autocast::
 After; the plain weight gradient is no longer computed::
 
     sums: f64[1, 147, 147], f64[1, 64, 147] = tract_fx.gram_and_gradient(x, dz, [7, 7], [2, 2], [3, 3], [1, 1], 1)
-    ... sums[0] / rows + lam I -> linalg_cholesky_ex -> cholesky_solve(sums[1] transposed) -> where(info == 0) ...
+    solved: f64[1, 64, 147], i32[1] = tract_fx.factor_and_solve(sums[0] / rows + lam I, sums[1])
+    ... where(solved[1] == 0, solved[0], sums[1]) ...
     convert_1: f32[64, 3, 7, 7] = prims.convert_element_type(...)                     -> gradient of the parameter
 
 Where processes share the covariance, the backward pass begins with its part that depends on data alone::

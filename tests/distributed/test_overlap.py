@@ -49,7 +49,7 @@ def positions(graph: torch.fx.Graph, target: object) -> list[int]:
 def test_communication_lies_over_the_whole_backward_pass(arguments: dict[str, bool]) -> None:
     graph = shared(**arguments).graph
     (start,), (wait,) = positions(graph, functional.all_reduce.default), positions(graph, AWAIT)
-    (solve,) = positions(graph, aten.linalg_cholesky_ex.default)
+    (solve,) = positions(graph, torch.ops.tract_fx.factor_and_solve.default)
     convolutions = positions(graph, aten.convolution_backward.default)
     products = [index for index in positions(graph, aten.mm.default) if is_backward(list(graph.nodes)[index])]
     (own,) = positions(graph, OWN_GRADIENT)
@@ -138,5 +138,5 @@ def test_generated_code_has_that_order(simulated: distributed.ProcessGroup) -> N
 
     (start,), (wait,) = line_of("all_reduce_.default("), line_of("await_sums.default(")
     first, last = line_of("convolution_backward.default(")
-    (solve,) = line_of("linalg_cholesky_ex.default(")
+    (solve,) = line_of("factor_and_solve.default(")
     assert start < first < last < wait < solve

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 NO_DEVICE = 77
+FILES = ("photographs.py", "capture.py", "gram.py", "backend.py")
 
 
 def main() -> int:
@@ -21,7 +22,8 @@ def main() -> int:
     sys.stdout.write(f"{properties.name}, {capability}, torch {torch.__version__}, CUDA {torch.version.cuda}\n")
     sys.stdout.flush()
     here = Path(__file__).parent
-    return int(pytest.main([*sys.argv[1:], str(here / "gram.py"), str(here / "backend.py")]))
+    # In one process: as many as there are cores would take turns on one GPU.
+    return int(pytest.main(["-n", "0", *sys.argv[1:], *(str(here / name) for name in FILES)]))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Compiles every configuration of the Triton kernels for sm_80, 86, 89, 90, 100 and 120, without a GPU.
+"""Compiles every configuration of the Triton kernels for sm_80, 86, 89, 90, 100 and 120 and for gfx942 (942), without a GPU.
 
     python -m tests.gpu.aot [--jobs N] [--capability 90 ...]
 

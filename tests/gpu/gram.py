@@ -6,13 +6,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.patch_shapes import Layer, layers, sliced_patches
+from tract_fx import TractWarning
 from tract_fx.ops import gram as module
-from tract_fx.ops.gpu import launch
+from tract_fx.ops.gpu import launch, verification
 from tract_fx.ops.gpu.configs import candidates
 from tract_fx.ops.gpu.launch import Device, is_triton_usable, plan, triton_gram
+from tract_fx.ops.gradient import sums_of
 from tract_fx.ops.gram import gram, patch_gram
 from tract_fx.ops.patches import LINEAR, PatchGeometry
 from tract_fx.ops.solve import primal_gradient
+
+# A kernel that is not used would pass every test here.
+pytestmark = pytest.mark.filterwarnings("error::tract_fx.TractWarning")
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 
@@ -175,19 +180,31 @@ def test_a_captured_graph_replays_it(name: str) -> None:
     assert torch.equal(found, expected_gram(input, geometry))
 
 
-def test_a_layer_that_was_not_tuned_before_can_be_captured() -> None:
-    """No kernel may be waited for while a graph is captured: the first configuration is taken."""
+def test_a_layer_that_was_not_checked_before_is_captured_without_the_kernels() -> None:
+    """Nothing can be checked while a graph is captured: PyTorch's own products are taken, and the user is told."""
     input, geometry = pixels((8, 3, 30, 30), torch.float16), square(6, 3, 1)
-    config = candidates(plan(input, geometry, None, Device.of(input)).constants, torch.cuda.get_device_capability()[0])[
-        0
-    ]
-    triton_gram(input, geometry, config=config)  # loads the kernels, tunes nothing
+    expected = expected_gram(input, geometry)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with pytest.warns(TractWarning, match="not checked yet"), torch.cuda.graph(graph):
         found = gram(input, geometry)
     graph.replay()
-    assert torch.equal(found, expected_gram(input, geometry))
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["3x3", "4x4/4", "7x7/2", "16x16/16", "32 channels, 3x3, 2 groups", "linear"])
+def test_both_sums_of_integers_are_exact(name: str, dtype: torch.dtype) -> None:
+    shape, geometry = CASES[name]
+    image = pixels(shape, dtype)
+    size = shape[0], 20 * geometry.groups, *geometry.outputs(shape[2:])
+    outputs = torch.randint(-8, 9, size, generator=torch.Generator().manual_seed(0)).to("cuda", dtype)
+    rows = sliced_patches(image, geometry).double()
+    columns = outputs.double().reshape(shape[0], geometry.groups, 20, -1).permute(1, 2, 0, 3).flatten(2)
+    for input, gradient in zip(layouts(image), layouts(outputs), strict=True):
+        found = sums_of(input, gradient, geometry)
+        assert torch.equal(found[0], rows.mT @ rows)
+        assert torch.equal(found[1], columns @ rows)
 
 
 def test_nothing_waits_for_the_gpu() -> None:
@@ -221,3 +238,9 @@ def test_without_triton_the_plain_way_gives_the_same_matrix(monkeypatch: pytest.
     for shape, geometry in (CASES["3x3"], CASES["16x16/16"], CASES["linear"]):
         input = pixels(shape, torch.bfloat16)
         assert torch.equal(gram(input, geometry), expected_gram(input, geometry))
+
+
+def test_no_kernel_has_failed_its_check() -> None:
+    gram(pixels((8, 3, 8, 8), torch.bfloat16), square(3, 1, 1))
+    assert verification._checked()
+    assert None not in verification._checked().values()

@@ -76,6 +76,14 @@ def test_both_sums_come_from_one_operator_and_its_inputs_are_not_copied(name: st
 
 
 @pytest.mark.parametrize("name", LAYERS)
+def test_the_system_is_solved_by_one_operator(name: str) -> None:
+    """One tag keeps all of it out of a CUDA graph, should that be needed."""
+    code = lines(f"{name} rewritten")
+    assert len(operators(code, "tract_fx.factor_and_solve.default")) == 1
+    assert not any("cholesky" in line for line in code)
+
+
+@pytest.mark.parametrize("name", LAYERS)
 def test_few_kernels_are_added(name: str) -> None:
     """One reads the trace, one shifts the diagonal, one chooses and casts; PyTorch 2.15 fuses one of them."""
     assert launches(lines(f"{name} rewritten")) <= launches(lines(f"{name} plain")) + 3

@@ -18,11 +18,14 @@ from tract_fx.ops.gpu.configs import TileConfig, candidates
 from tract_fx.ops.gpu.launch import Device, LaunchPlan, plan, reduction_blocks
 from tract_fx.ops.patches import LINEAR, PatchGeometry
 
-# Bytes of shared memory that one program may have, by compute capability: CUDA's programming guide.
+# AMD's gfx942 among compute capabilities.
+GFX942 = 942
+# Bytes of shared memory that one program may have: CUDA's programming guide, and for gfx942 that of CDNA 3.
 SHARED_MEMORY = {
-    capability: size * 1024 for capability, size in {80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}.items()
+    capability: size * 1024
+    for capability, size in {80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99, GFX942: 64}.items()
 }
-MULTIPROCESSORS = {80: 108, 86: 82, 89: 128, 90: 132, 100: 148, 120: 170}
+MULTIPROCESSORS = {80: 108, 86: 82, 89: 128, 90: 132, 100: 148, 120: 170, GFX942: 304}
 # Three tiles at once are worth a few registers in local memory.
 STACK_BYTES = 160
 # Channels of a layer's output, of one group.
@@ -83,6 +86,9 @@ LAYERS = {
     "3x3 dilated": Layer((8, 32, 56, 56), square(3, 1, 2, dilation=2)),
     "31x31/2 n=2883": Layer((4, 3, 224, 224), square(31, 2, 15)),
     "16x16/16 n=768": Layer((64, 3, 224, 224), square(16, 16, 0)),
+    "16x16/16 channels last": Layer((64, 3, 224, 224), square(16, 16, 0), channels_last=True),
+    "4x4/4 channels last": Layer((128, 3, 32, 32), square(4, 4, 0), channels_last=True),
+    "14x14/14 channels last": Layer((64, 3, 224, 224), square(14, 14, 0), channels_last=True),
     "16x16/8 n=768": Layer((64, 3, 224, 224), square(16, 8, 0)),
     "2x14x14 n=1176": Layer((8, 3, 4, 224, 224), PatchGeometry((2, 14, 14), (2, 14, 14), (0,) * 3, (1,) * 3)),
     "linear n=3072": Layer((1024, 3072), LINEAR),
@@ -122,9 +128,14 @@ def compile_reduction(launch: LaunchPlan, capability: int) -> Compiled:
         "entries": entries,
         "features": launch.features,
         "output_features": launch.outputs,
+        "channels": launch.channels,
     }
     pointers = {"workspace": "fp64", "gram": "fp64", "gradient": "fp64"}
-    constants = {"SPLITS": at_once, "BLOCK": block, **{name: launch.constants[name] for name in ("GRAM", "GRADIENT")}}
+    constants = {
+        "SPLITS": at_once,
+        "BLOCK": block,
+        **{name: launch.constants[name] for name in ("GRAM", "GRADIENT", "RUN")},
+    }
     return compiled(specialised(reduce_splits, pointers, sizes, constants, {"splits", "entries"}), capability)
 
 
@@ -147,6 +158,8 @@ def specialised(
 
 
 def compiled(source: ASTSource, capability: int, **options: int) -> Compiled:
+    if capability == GFX942:
+        return compiled_for_amd(source, **options)
     target = GPUTarget("cuda", capability, 32)
     result = triton.compile(source, target=target, options={**options, "enable_fp_fusion": True})
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
@@ -158,6 +171,19 @@ def compiled(source: ASTSource, capability: int, **options: int) -> Compiled:
     return Compiled(int(registers), int(stack), result.metadata.shared, frozenset(instructions))
 
 
+def compiled_for_amd(source: ASTSource, **options: int) -> Compiled:
+    """The same for gfx942: what its assembler tells of registers and of memory that belongs to a thread."""
+    target = GPUTarget("hip", "gfx942", 64)
+    result = triton.compile(source, target=target, options={**options, "enable_fp_fusion": True})
+    assembly = result.asm["amdgcn"]
+    registers, stack = (
+        max(int(size) for size in re.findall(rf"\.{name}:\s+(\d+)", assembly))
+        for name in ("vgpr_count", "private_segment_fixed_size")
+    )
+    instructions = re.findall(r"\b(v_mfma_\w+)", assembly)
+    return Compiled(registers, stack, result.metadata.shared, frozenset(instructions))
+
+
 def complaints(found: Compiled, dtype: torch.dtype, config: TileConfig, capability: int) -> list[str]:
     """What is wrong with a compiled kernel, if anything."""
     result = []
@@ -166,6 +192,10 @@ def complaints(found: Compiled, dtype: torch.dtype, config: TileConfig, capabili
     if found.stack > STACK_BYTES:
         result.append(f"{found.stack} bytes of registers in local memory")
     half = dtype.itemsize == 2
+    if capability == GFX942:
+        kinds = {torch.bfloat16: "_bf16", torch.float16: "_f16"}.get(dtype, "_f64")
+        right = found.instructions and all(kinds in name for name in found.instructions)
+        return [*result, *([] if right else [f"matrix instructions {sorted(found.instructions)}"])]
     if dtype == torch.float32 and not Device(1, divmod(capability, 10)).has_fast_float64:
         return [*result, *(["matrix instructions for float32"] if found.instructions else [])]
     inputs = {torch.bfloat16: ".f32.bf16.bf16", torch.float16: ".f32.f16.f16"}.get(dtype, ".f64.f64.f64.f64")

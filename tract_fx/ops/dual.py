@@ -14,7 +14,7 @@ from tract_fx.ops.cpu.plain import write_plain
 from tract_fx.ops.cpu.product import coefficient_product
 from tract_fx.ops.gram import gram
 from tract_fx.ops.patches import LINEAR, PatchGeometry, unfold_patches
-from tract_fx.ops.solve import regularise, scale_down, scaled_lam
+from tract_fx.ops.solve import factor_and_solve, regularise, scale_down, scaled_lam
 
 __all__ = ["dual_gradient"]
 
@@ -128,9 +128,8 @@ def _in_float64(
     # The Gram matrix of X^T, whose rows are X's columns: groups take the place of grouped channels.
     kernel = torch.stack([gram(columns, LINEAR)[0] for columns in patches.transpose(1, 2).unbind()]) / rows
     lam = scaled_lam(kernel, lam, scale, patches.shape[2] if relative else None)
-    factor, info = torch.linalg.cholesky_ex(regularise(kernel, lam))
-    wide = output_gradient.to(torch.float64)
+    wide = output_gradient.to(torch.float64).transpose(1, 2)
+    coefficients, info = factor_and_solve(regularise(kernel, lam), wide)
     solved = (info == 0)[:, None, None]
-    coefficients = torch.where(solved, torch.cholesky_solve(wide, factor), wide)
-    product = coefficients.transpose(1, 2) @ patches.to(torch.float64)
+    product = torch.where(solved, coefficients, wide) @ patches.to(torch.float64)
     return torch.where(solved, product / scale, product * scale)

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from tract_fx.ops.cpu.gradient import add_gradient
-from tract_fx.ops.gpu.launch import is_triton_usable, triton_sums
-from tract_fx.ops.gpu.verification import are_kernels_right
+from tract_fx.ops.gpu.launch import is_triton_usable
+from tract_fx.ops.gpu.verification import checked_sums
 from tract_fx.ops.gram import gram
 from tract_fx.ops.patches import PatchGeometry
 
@@ -49,8 +49,8 @@ def gram_and_gradient(
         The first as of :func:`~tract_fx.ops.gram.patch_gram`, the second ``(groups, m, n)`` in float64.
     """
     geometry = PatchGeometry.from_arguments(kernel_size, stride, padding, dilation, groups)
-    if _are_kernels_usable(input, output_gradient):
-        covariance_sums, gradient = triton_sums(input, output_gradient, geometry)
+    if (sums := _sums_of_kernels(input, output_gradient, geometry, gram=True)) is not None:
+        covariance_sums, gradient = sums
         return covariance_sums, gradient
     return gram(input, geometry), _gradient(input, output_gradient, geometry)
 
@@ -85,9 +85,8 @@ def weight_gradient(
 ) -> Tensor:
     """The second result of :func:`gram_and_gradient` alone, for a covariance that comes from elsewhere."""
     geometry = PatchGeometry.from_arguments(kernel_size, stride, padding, dilation, groups)
-    if _are_kernels_usable(input, output_gradient):
-        (gradient,) = triton_sums(input, output_gradient, geometry, gram=False)
-        return gradient
+    if (sums := _sums_of_kernels(input, output_gradient, geometry, gram=False)) is not None:
+        return sums[0]
     return _gradient(input, output_gradient, geometry)
 
 
@@ -115,15 +114,17 @@ def exact_gradient(input: Tensor, output_gradient: Tensor, geometry: PatchGeomet
     return weight_gradient(input, output_gradient, *geometry.arguments())
 
 
-def _are_kernels_usable(input: Tensor, output_gradient: Tensor) -> bool:
-    """Whether there is something to add, on a GPU and in one dtype."""
-    return (
+def _sums_of_kernels(
+    input: Tensor, output_gradient: Tensor, geometry: PatchGeometry, *, gram: bool
+) -> tuple[Tensor, ...] | None:
+    """What the kernels give where there is something to add, on a GPU and in one dtype."""
+    usable = (
         input.numel() > 0
         and output_gradient.numel() > 0
         and input.dtype == output_gradient.dtype
         and is_triton_usable(input)
-        and are_kernels_right(input)
     )
+    return checked_sums(input, output_gradient, geometry, gram=gram) if usable else None
 
 
 def _gradient(input: Tensor, output_gradient: Tensor, geometry: PatchGeometry) -> Tensor:

@@ -22,8 +22,8 @@ from tract_fx.ops.cpu.plain import write_plain
 from tract_fx.ops.cpu.selection import select_algorithm
 from tract_fx.ops.cpu.spectral import spectral_sums
 from tract_fx.ops.cpu.toeplitz import add_images, assemble, axes_of, new_sums
-from tract_fx.ops.gpu.launch import is_triton_usable, triton_gram
-from tract_fx.ops.gpu.verification import are_kernels_right
+from tract_fx.ops.gpu.launch import is_triton_usable
+from tract_fx.ops.gpu.verification import checked_sums
 from tract_fx.ops.patches import PatchGeometry
 
 __all__ = ["gram", "patch_gram"]
@@ -54,8 +54,8 @@ def patch_gram(
     """
     geometry = PatchGeometry.from_arguments(kernel_size, stride, padding, dilation, groups)
     features = geometry.features(input.shape[1])
-    if input.numel() and is_triton_usable(input) and are_kernels_right(input):
-        return triton_gram(input, geometry)
+    if input.numel() and is_triton_usable(input) and (sums := checked_sums(input, None, geometry)) is not None:
+        return sums[0]
     result = input.new_zeros((groups, features, features), dtype=torch.float64)
     if input.numel() == 0:
         return result

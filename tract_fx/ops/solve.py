@@ -13,6 +13,7 @@ from tract_fx.ops.gram import gram
 from tract_fx.ops.patches import PatchGeometry
 
 __all__ = [
+    "factor_and_solve",
     "primal_gradient",
     "regularise",
     "relative_to",
@@ -62,10 +63,32 @@ def solve_primal(
 ) -> Tensor:
     """:func:`primal_gradient` from the covariance of ``X / scale``, ``(groups, n, n)`` in float64."""
     lam = scaled_lam(covariance, lam, scale, covariance.shape[-1] if relative else None)
-    factor, info = torch.linalg.cholesky_ex(regularise(covariance, lam))
-    wide = gradient.to(torch.float64)
-    solution = torch.cholesky_solve((wide / scale).transpose(1, 2), factor).transpose(1, 2) / scale
-    return torch.where((info == 0)[:, None, None], solution, wide)
+    wide, is_scaled = gradient.to(torch.float64), isinstance(scale, Tensor) or scale != 1
+    solution, info = factor_and_solve(regularise(covariance, lam), wide / scale if is_scaled else wide)
+    return torch.where((info == 0)[:, None, None], solution / scale if is_scaled else solution, wide)
+
+
+# One operator for both, on every device: should a GPU's library not bear being captured as a part of a CUDA graph, then
+# ``tags=(torch.Tag.cudagraph_unsafe,)`` here takes the two out of it, and leaves the rest in.
+@torch.library.custom_op("tract_fx::factor_and_solve", mutates_args=())
+def factor_and_solve(matrix: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """``G A^-1`` for symmetric positive definite ``A``, by a Cholesky factorisation that raises nothing.
+
+    Args:
+        matrix: ``A``, ``(groups, n, n)`` in float64.
+        gradient: ``G``, ``(groups, m, n)`` in float64.
+
+    Returns:
+        ``(groups, m, n)``, and ``info`` as of ``torch.linalg.cholesky_ex``, ``(groups,)``: where it is not zero, the
+        factorisation failed and the solution has no meaning.
+    """
+    factor, info = torch.linalg.cholesky_ex(matrix)
+    return torch.cholesky_solve(gradient.transpose(1, 2), factor).transpose(1, 2).contiguous(), info
+
+
+@factor_and_solve.register_fake
+def _(matrix: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    return gradient.new_empty(gradient.shape), matrix.new_empty(matrix.shape[:1], dtype=torch.int32)
 
 
 def scaled_lam(matrix: Tensor, lam: Tensor | float, scale: Tensor | float, features: int | None) -> Tensor | float:

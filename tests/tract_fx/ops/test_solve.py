@@ -8,13 +8,14 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from support.generated import examples
 from support.oracle import error
 from support.patch_shapes import Layer, layers, sliced_patches
 from tract_fx.ops.dual import _in_float64, dual_gradient
 from tract_fx.ops.patches import LINEAR, PatchGeometry
-from tract_fx.ops.solve import primal_gradient, regularise
+from tract_fx.ops.solve import factor_and_solve, primal_gradient, regularise
 
 LAM = 0.1
 
@@ -317,3 +318,31 @@ def test_a_relative_lam_does_not_depend_on_the_unit() -> None:
             error(primal_gradient(scaled, gradient * scale, count, LAM, geometry, relative=True) * scale, primal) < 1e-9
         )
         assert error(dual_gradient(scaled, output_gradient, count, LAM, geometry, relative=True) * scale, dual) < 1e-5
+
+
+@pytest.mark.parametrize(("groups", "outputs", "size"), [(1, 5, 27), (3, 4, 2), (2, 0, 3)])
+def test_factor_and_solve_is_well_formed(groups: int, outputs: int, size: int) -> None:
+    rows = torch.randn(groups, 3 * size, size, dtype=torch.float64)
+    matrix, gradient = regularise(rows.mT @ rows, LAM), torch.randn(groups, outputs, size, dtype=torch.float64)
+    torch.library.opcheck(factor_and_solve, (matrix, gradient))
+    found, info = factor_and_solve(matrix, gradient)
+    assert not info.any()
+    assert error(found, torch.linalg.solve(matrix, gradient, left=False)) < 1e-12
+
+
+def test_a_factorisation_that_fails_says_so_for_its_group_alone() -> None:
+    matrix = torch.stack([torch.eye(3, dtype=torch.float64), -torch.eye(3, dtype=torch.float64)])
+    gradient = torch.randn(2, 4, 3, dtype=torch.float64)
+    found, info = factor_and_solve(matrix, gradient)
+    assert (info == 0).tolist() == [True, False]
+    assert torch.equal(found[0], gradient[0])
+
+
+def test_both_halves_are_one_operator_in_a_graph() -> None:
+    """So that one tag keeps them out of a CUDA graph."""
+    input, geometry = torch.randn(2, 3, 8, 8), square(3, 1)
+    gradient = torch.randn(1, 5, 27, dtype=torch.float64)
+    traced = make_fx(lambda x, g: primal_gradient(x, g, 72, LAM, geometry))(input, gradient)
+    targets = [str(node.target) for node in traced.graph.nodes]
+    assert targets.count("tract_fx.factor_and_solve.default") == 1
+    assert not any("cholesky" in target for target in targets)

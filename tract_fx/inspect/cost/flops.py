@@ -6,7 +6,7 @@ and those of the closed form. Everything element by element is left out, as it i
 - A convolution's backward pass is counted by group. torch's formula multiplies every input channel with every output
   channel for the gradient of the weight, ``groups`` times too much.
 - The number is that of the joint graph: what the partitioner computes a second time to save memory is not in it.
-- ``patch_gram``, ``gram_and_gradient``, ``weight_gradient``, the factorisation and the solution have formulas here.
+- ``patch_gram``, ``gram_and_gradient``, ``weight_gradient`` and ``factor_and_solve`` have formulas here.
 """
 
 from __future__ import annotations
@@ -144,14 +144,9 @@ def _gram_and_gradient(arguments: Any, keywords: Any, out: Any) -> Expr:
     return _patch_gram((input, *geometry), keywords, out[0]) + _weight_gradient(arguments, keywords, out[1])
 
 
-def _cholesky(arguments: Any, keywords: Any, out: Any) -> Expr:
-    *batch, size, _ = out[0]
-    return cholesky_flops(size, sympy.Mul(*batch))
-
-
-def _cholesky_solve(arguments: Any, keywords: Any, out: Any) -> Expr:
-    *batch, size, columns = out
-    return triangular_flops(size, columns, sympy.Mul(*batch))
+def _factor_and_solve(arguments: Any, keywords: Any, out: Any) -> Expr:
+    groups, outputs, size = out[0]
+    return cholesky_flops(size, groups) + triangular_flops(size, outputs, groups)
 
 
 def _dual_gradient(arguments: Any, keywords: Any, out: Any) -> Expr:
@@ -163,8 +158,7 @@ def _dual_gradient(arguments: Any, keywords: Any, out: Any) -> Expr:
 
 _OWN: dict[Any, Callable[[Any, Any, Any], Expr]] = {
     aten.convolution_backward: _convolution_backward,
-    aten.linalg_cholesky_ex: _cholesky,
-    aten.cholesky_solve: _cholesky_solve,
+    torch.ops.tract_fx.factor_and_solve: _factor_and_solve,
     torch.ops.tract_fx.patch_gram: _patch_gram,
     torch.ops.tract_fx.dual_gradient: _dual_gradient,
     torch.ops.tract_fx.gram_and_gradient: _gram_and_gradient,

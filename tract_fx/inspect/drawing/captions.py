@@ -16,10 +16,8 @@ CAPTIONS = {
     ("gram", "primal"): "XᵀX of all patches",
     ("gram", "dual"): "XXᵀ of all rows",
     ("gradient", "primal"): "G = dZᵀX, float64",
-    ("factor", "primal"): "C + λI = LLᵀ",
-    ("factor", "dual"): "XXᵀ / r + λI = LLᵀ",
-    ("solve", "primal"): "(C + λI)⁻¹ Gᵀ",
-    ("solve", "dual"): "(XXᵀ / r + λI)⁻¹ dZ",
+    ("solve", "primal"): "G (C + λI)⁻¹ by Cholesky",
+    ("solve", "dual"): "dZᵀ (XXᵀ / r + λI)⁻¹ by Cholesky",
     ("choose", "primal"): "G if the factorisation failed",
     ("choose", "dual"): "G if the factorisation failed",
     ("product", "dual"): "times X",
@@ -52,10 +50,8 @@ def meaning_of(before: Collection[object], behind: Collection[object], form: str
         return "shape, dtype", "those of the plain gradient"
     if "gram" in behind:
         return "rows of the layer", "X"
-    if "factor" in behind:
+    if "solve" in behind and "gram" in before:
         return "÷ rows, + λI", f"{matrix} + λI"
-    if "factor" in before and "solve" not in before:
-        return "info = 0", "did the factorisation succeed?"
     if "choose" in behind and ("product" if form == "dual" else "solve") in before:
         return "new gradient", "G′"
     if "solve" in before and "product" in behind:

@@ -2,7 +2,7 @@
 
 The picture shows the layer's call with what its operands are made from, its backward pass, the nodes from its weight
 gradient to that of the parameter, and the nodes that the pass has added. Among the added nodes, the operators of
-``_LANDMARKS`` (Gram matrix, factorisation, solution, choice, or the one operator of the dual form) have boxes of their own.
+``_LANDMARKS`` (Gram matrix, solution, choice, or the one operator of the dual form) have boxes of their own.
 All other added nodes with the same landmarks before them and the same landmarks after them share one box. Edges are tensors;
 sizes are not drawn.
 """
@@ -33,8 +33,7 @@ _LANDMARKS = {
     "tract_fx.gram_and_gradient": "gram",
     "tract_fx.weight_gradient": "gradient",
     "tract_fx.dual_gradient": "whole",
-    "linalg_cholesky_ex": "factor",
-    "cholesky_solve": "solve",
+    "tract_fx.factor_and_solve": "solve",
     "where": "choose",
     "bmm": "product",
     "mm": "product",
@@ -280,7 +279,6 @@ class _Drawing:
             case (str(name), int()):
                 both = target_of(real[-1]) == "tract_fx.gram_and_gradient"
                 caption = "XᵀX and G = dZᵀX, float64" if both else CAPTIONS[name, self.form]
-                value = value_of(nodes[1]) if name == "factor" and len(nodes) > 1 else value
                 if len(real) > 1:
                     title = f"{target_of(real[-1])}, {len(real)} times"
             case ("added", before, behind):

@@ -15,13 +15,13 @@ from typing import Any
 
 import torch
 
-__all__ = ["TileConfig", "candidates", "every_candidate", "tuned", "width_class"]
+__all__ = ["TileConfig", "candidates", "chosen", "every_candidate", "tuned", "width_class"]
 
 # What decides which configuration is the fastest, besides the dtype. The number of rows is not among it, so that a
 # training run tunes each of its layers once.
 KEY = [
     *("WIDTH", "GROUPS", "KERNEL", "STEP", "PADDING", "DILATION", "FLAT", "RESHAPED", "MARKED", "WIDE", "PRODUCTS"),
-    *("GRAM", "GRADIENT", "COMPENSATED", "LAYOUT", "CAPABILITY"),
+    *("GRAM", "GRADIENT", "COMPENSATED", "RUN", "LAYOUT", "CAPABILITY"),
 ]
 # What the configurations to measure depend on.
 CHOICE = ("WIDTH", "PRODUCTS", "RESHAPED", "FLAT", "WIDE", "KERNEL", "COMPENSATED")
@@ -107,12 +107,17 @@ def tuned(kernel: Any) -> Any:
 
     def prune(_: Sequence[Any], named_arguments: dict[str, Any], **arguments: Any) -> list[Any]:
         arguments = {**named_arguments, **arguments}
-        major, _ = torch.cuda.get_device_capability(arguments["input"].device)
-        return [configs[config] for config in candidates(arguments, major)]
+        return [configs[config] for config in candidates(arguments, arguments["CAPABILITY"] // 10)]
 
     return triton.autotune(
         list(configs.values()), KEY, prune_configs_by={"early_config_prune": prune}, do_bench=measure
     )(kernel)
+
+
+def chosen(tuned_kernel: Any) -> TileConfig:
+    """The configuration of a tuned kernel's latest launch."""
+    best = tuned_kernel.best_config
+    return TileConfig(best.kwargs["BLOCK"], best.num_warps, best.num_stages, best.kwargs["TILES"])
 
 
 def as_triton(config: TileConfig) -> Any:

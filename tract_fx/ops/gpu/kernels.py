@@ -58,6 +58,7 @@ def _place_features(
     PADDING: tl.constexpr,
     DILATION: tl.constexpr,
     RESHAPED: tl.constexpr,
+    RUN: tl.constexpr,
     WIDE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -84,6 +85,11 @@ def _place_features(
     if WIDE:
         channel = channel.to(tl.int64)
     offset = channel * strides[1] + z * strides[2] + y * strides[3] + x * strides[4]
+    if RUN > 0:
+        run = index % RUN
+        if WIDE:
+            run = run.to(tl.int64)
+        offset = run + index // RUN % KERNEL[1] * strides[3] + index // (RUN * KERNEL[1]) * strides[2]
     return offset, z, y, x, marks, exists
 
 
@@ -317,6 +323,7 @@ def _one_tile(
     DILATION: tl.constexpr,
     FLAT: tl.constexpr,
     RESHAPED: tl.constexpr,
+    RUN: tl.constexpr,
     MARKED: tl.constexpr,
     ROWS_FIRST: tl.constexpr,
     WIDE: tl.constexpr,
@@ -329,8 +336,8 @@ def _one_tile(
     DIAGONAL: tl.constexpr,
 ):
     """Tile ``(block_i, block_j)`` over the rows from ``first`` to ``last``; one on the diagonal loads its pixels once."""
-    columns_i = _place_features(block_i, features, strides, KERNEL, PADDING, DILATION, RESHAPED, WIDE, BLOCK)
-    columns_j = _place_features(block_j, features, strides, KERNEL, PADDING, DILATION, RESHAPED, WIDE, BLOCK)
+    columns_i = _place_features(block_i, features, strides, KERNEL, PADDING, DILATION, RESHAPED, RUN, WIDE, BLOCK)
+    columns_j = _place_features(block_j, features, strides, KERNEL, PADDING, DILATION, RESHAPED, RUN, WIDE, BLOCK)
     position = _position(first + tl.arange(0, ROWS), outputs, WIDE)
     move = _move(outputs, ROWS)
     total = tl.zeros((BLOCK, BLOCK), tl.float32 if COMPENSATED else tl.float64)
@@ -377,6 +384,7 @@ def _gradient_tile(
     DILATION: tl.constexpr,
     FLAT: tl.constexpr,
     RESHAPED: tl.constexpr,
+    RUN: tl.constexpr,
     MARKED: tl.constexpr,
     ROWS_FIRST: tl.constexpr,
     OUTPUT_ROWS_FIRST: tl.constexpr,
@@ -389,7 +397,7 @@ def _gradient_tile(
     BLOCK: tl.constexpr,
 ):
     """Tile ``(block_i, block_j)`` of ``X^T dZ`` over the rows from ``first`` to ``last``."""
-    columns = _place_features(block_i, features, strides, KERNEL, PADDING, DILATION, RESHAPED, WIDE, BLOCK)
+    columns = _place_features(block_i, features, strides, KERNEL, PADDING, DILATION, RESHAPED, RUN, WIDE, BLOCK)
     position = _position(first + tl.arange(0, ROWS), outputs, WIDE)
     move = _move(outputs, ROWS)
     total = tl.zeros((BLOCK, BLOCK), tl.float32 if COMPENSATED else tl.float64)
@@ -428,6 +436,7 @@ def _three_tiles(
     PADDING: tl.constexpr,
     DILATION: tl.constexpr,
     RESHAPED: tl.constexpr,
+    RUN: tl.constexpr,
     MARKED: tl.constexpr,
     ROWS_FIRST: tl.constexpr,
     WIDE: tl.constexpr,
@@ -440,9 +449,9 @@ def _three_tiles(
 
     Where gathering costs more than multiplying this is about twice as fast as tiles by themselves.
     """
-    columns_0 = _place_features(0, features, strides, KERNEL, PADDING, DILATION, RESHAPED, WIDE, BLOCK)
-    columns_1 = _place_features(1, features, strides, KERNEL, PADDING, DILATION, RESHAPED, WIDE, BLOCK)
-    columns_2 = _place_features(2, features, strides, KERNEL, PADDING, DILATION, RESHAPED, WIDE, BLOCK)
+    columns_0 = _place_features(0, features, strides, KERNEL, PADDING, DILATION, RESHAPED, RUN, WIDE, BLOCK)
+    columns_1 = _place_features(1, features, strides, KERNEL, PADDING, DILATION, RESHAPED, RUN, WIDE, BLOCK)
+    columns_2 = _place_features(2, features, strides, KERNEL, PADDING, DILATION, RESHAPED, RUN, WIDE, BLOCK)
     position = _position(first + tl.arange(0, ROWS), outputs, WIDE)
     move = _move(outputs, ROWS)
     total_0 = tl.zeros((BLOCK, BLOCK), tl.float64)
@@ -526,6 +535,7 @@ def _partial_gram(  # noqa: D417
     DILATION: tl.constexpr,
     FLAT: tl.constexpr,
     RESHAPED: tl.constexpr,
+    RUN: tl.constexpr,
     MARKED: tl.constexpr,
     ROWS_FIRST: tl.constexpr,
     OUTPUT_ROWS_FIRST: tl.constexpr,
@@ -566,6 +576,9 @@ def _partial_gram(  # noqa: D417
         KERNEL, STEP, PADDING, DILATION: the geometry, three numbers each; a step is a convolution's stride.
         FLAT: whether there is one row for each image, as in a linear layer; never with ``TILES = 3``.
         RESHAPED: whether ``X`` is a reshaped image, in which neighbouring features are neighbours in memory.
+        RUN: 0; or, for a reshaped image whose channels lie together, the pixels of a patch that are neighbours in memory:
+            channels times ``KERNEL[2]``. Features are then ordered as in memory, ``(k_z, k_y, k_x, channel)``, in the
+            workspace too.
         MARKED: whether there is padding, and 30 bits are enough for the offsets along all padded dimensions.
         ROWS_FIRST: whether the first axis of a loaded tile is that of rows. Neighbouring threads load neighbours along the
             axis that the compiler prefers where it sees no run of pixels, and this should be the axis of rows.
@@ -609,7 +622,7 @@ def _partial_gram(  # noqa: D417
         block_i, block_j = (tile - gram_tiles) % blocks, (tile - gram_tiles) // blocks
         total = _gradient_tile(
             origin, output_origin, scales, first, last, block_i, block_j, features, output_features, outputs, sizes,
-            strides, output_strides, KERNEL, STEP, PADDING, DILATION, FLAT, RESHAPED, MARKED, ROWS_FIRST,
+            strides, output_strides, KERNEL, STEP, PADDING, DILATION, FLAT, RESHAPED, RUN, MARKED, ROWS_FIRST,
             OUTPUT_ROWS_FIRST, WIDE, PRODUCTS, COMPENSATED, SCALED, ROWS, ROWS_PER_SUM, BLOCK,
         )  # fmt: skip
         _store_gradient(matrix, block_i, block_j, features, output_features, width, total, BLOCK)
@@ -619,7 +632,7 @@ def _partial_gram(  # noqa: D417
                 if tile == 0:
                     total_0, total_1, total_2 = _three_tiles(
                         origin, first, last, features, outputs, sizes, strides, KERNEL, STEP, PADDING, DILATION,
-                        RESHAPED, MARKED, ROWS_FIRST, WIDE, ROWS, ROWS_PER_SUM, BLOCK, False,
+                        RESHAPED, RUN, MARKED, ROWS_FIRST, WIDE, ROWS, ROWS_PER_SUM, BLOCK, False,
                     )  # fmt: skip
                     _store(matrix, 0, 0, features, width, total_0, BLOCK)
                     _store(matrix, 0, 1, features, width, total_1, BLOCK)
@@ -627,7 +640,7 @@ def _partial_gram(  # noqa: D417
                 else:
                     total_0, total_1, total_2 = _three_tiles(
                         origin, first, last, features, outputs, sizes, strides, KERNEL, STEP, PADDING, DILATION,
-                        RESHAPED, MARKED, ROWS_FIRST, WIDE, ROWS, ROWS_PER_SUM, BLOCK, True,
+                        RESHAPED, RUN, MARKED, ROWS_FIRST, WIDE, ROWS, ROWS_PER_SUM, BLOCK, True,
                     )  # fmt: skip
                     _store(matrix, 0, 2, features, width, total_0, BLOCK)
                     _store(matrix, 1, 2, features, width, total_1, BLOCK)
@@ -640,13 +653,13 @@ def _partial_gram(  # noqa: D417
                 if block_i == block_j:
                     total = _one_tile(
                         origin, scales, first, last, block_i, block_j, features, outputs, sizes, strides, KERNEL, STEP,
-                        PADDING, DILATION, FLAT, RESHAPED, MARKED, ROWS_FIRST, WIDE, PRODUCTS, COMPENSATED,
+                        PADDING, DILATION, FLAT, RESHAPED, RUN, MARKED, ROWS_FIRST, WIDE, PRODUCTS, COMPENSATED,
                         SCALED, ROWS, ROWS_PER_SUM, BLOCK, True,
                     )  # fmt: skip
                 else:
                     total = _one_tile(
                         origin, scales, first, last, block_i, block_j, features, outputs, sizes, strides, KERNEL, STEP,
-                        PADDING, DILATION, FLAT, RESHAPED, MARKED, ROWS_FIRST, WIDE, PRODUCTS, COMPENSATED,
+                        PADDING, DILATION, FLAT, RESHAPED, RUN, MARKED, ROWS_FIRST, WIDE, PRODUCTS, COMPENSATED,
                         SCALED, ROWS, ROWS_PER_SUM, BLOCK, False,
                     )  # fmt: skip
                 _store(matrix, block_i, block_j, features, width, total, BLOCK)
@@ -664,8 +677,10 @@ def _reduce_splits(  # noqa: D417
     entries,
     features,
     output_features,
+    channels,
     GRAM: tl.constexpr,
     GRADIENT: tl.constexpr,
+    RUN: tl.constexpr,
     SPLITS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -679,7 +694,9 @@ def _reduce_splits(  # noqa: D417
         entries: of one split: ``groups * features * width``.
         features: ``n``.
         output_features: ``m``.
+        channels: of one group.
         GRAM, GRADIENT: which of the two are there.
+        RUN: as of :func:`partial_gram`; what is stored has features in the order ``(channel, k_z, k_y, k_x)`` again.
         SPLITS: splits that are added at once.
         BLOCK: entries for each program.
     """
@@ -691,7 +708,13 @@ def _reduce_splits(  # noqa: D417
     i = index // width % features
     j = index % width
     in_gram = j < columns
-    row, column = tl.where(in_gram, tl.minimum(i, j), i), tl.where(in_gram, tl.maximum(i, j), j)
+    from_i, from_j = i, j
+    if RUN > 0:
+        offsets = features // channels
+        from_i = i % offsets * channels + i // offsets
+        from_j = tl.where(in_gram, j % offsets * channels + j // offsets, j)
+    row = tl.where(in_gram, tl.minimum(from_i, from_j), from_i)
+    column = tl.where(in_gram, tl.maximum(from_i, from_j), from_j)
     source = workspace + (group * features + row) * width + column
     total = tl.zeros((BLOCK,), tl.float64)
     for start in range(0, splits, SPLITS):

@@ -14,10 +14,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tract_fx.ops.gpu.configs import TileConfig, tuned, width_class
+from tract_fx.ops.gpu.configs import TileConfig, candidates, chosen, tuned, width_class
 from tract_fx.ops.patches import PatchGeometry
 
-__all__ = ["Device", "LaunchPlan", "is_triton_usable", "plan", "triton_gram", "triton_sums"]
+__all__ = [
+    "Device",
+    "LaunchPlan",
+    "configuration",
+    "is_triton_usable",
+    "launched",
+    "plan",
+    "triton_gram",
+    "triton_sums",
+]
 
 PRODUCTS = {
     torch.float64: "float64",
@@ -26,9 +35,12 @@ PRODUCTS = {
     torch.float16: "float32",
 }
 
+# The AMD GPUs for which the kernels are known to compile, and what stands for their compute capability here.
+AMD_ARCHITECTURE, AMD_CAPABILITY = "gfx942", (94, 2)
+
 # Compute capabilities at which float64 has matrix instructions of its own; at the others it is 32 or 64 times slower than
 # float32.
-FAST_FLOAT64 = ((8, 0), (9, 0), (10, 0))
+FAST_FLOAT64 = ((8, 0), (9, 0), (10, 0), AMD_CAPABILITY)
 
 # Rows that are summed in float32; see the kernels.
 ROWS_PER_SUM = 256
@@ -46,6 +58,8 @@ WORKSPACE_BYTES = 2**25
 REDUCED_AT_ONCE = 2048
 
 LARGEST_INT32 = 2**31 - 1
+# Sizes for whose values no kernel is compiled.
+NOT_SPECIALISED = ("rows", "rows_per_split")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,13 +74,20 @@ class Device:
         """That of a tensor; on a CPU one that Triton's interpreter stands for."""
         if tensor.device.type == "cpu":
             return cls(2)
-        properties = torch.cuda.get_device_properties(tensor.device)
-        return cls(properties.multi_processor_count, (properties.major, properties.minor))
+        return _present_device(tensor.device)
 
     @property
     def has_fast_float64(self) -> bool:
         """Whether sums and products of float64 cost about as much as those of float32."""
         return self.capability in FAST_FLOAT64
+
+
+@functools.cache
+def _present_device(device: torch.device) -> Device:
+    properties = torch.cuda.get_device_properties(device)
+    if torch.version.hip is not None:
+        return Device(properties.multi_processor_count, AMD_CAPABILITY)
+    return Device(properties.multi_processor_count, (properties.major, properties.minor))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,10 +104,22 @@ class LaunchPlan:
     constants: dict[str, Any]
     splits: int
 
+    @functools.cached_property
+    def kernel(self) -> tuple[Any, ...]:
+        """What decides which compiled kernel runs, and over which tiles; two plans with the same need one check."""
+        sizes = {name: size for name, size in self.sizes.items() if name not in NOT_SPECIALISED}
+        special = tuple((size == 1, size % 16 == 0, size > LARGEST_INT32) for size in sizes.values())
+        return tuple(self.constants.values()), self.features, self.outputs, special
+
     @property
     def features(self) -> int:
         """``n``, of one group."""
         return self.sizes["features"]
+
+    @property
+    def channels(self) -> int:
+        """Of the image, of one group."""
+        return self.features // math.prod(self.constants["KERNEL"])
 
     @property
     def groups(self) -> int:
@@ -112,14 +145,22 @@ class LaunchPlan:
 
 
 def is_triton_usable(input: Tensor) -> bool:
-    """Whether the kernels can run: an NVIDIA GPU of compute capability 8.0 or later, a dtype they know, and Triton."""
+    """Whether the kernels can run: a GPU they compile for, a dtype they know, and Triton.
+
+    They compile for NVIDIA GPUs of compute capability 8.0 or later and for AMD's gfx942.
+    """
     return (
         input.device.type == "cuda"
-        and torch.version.hip is None
         and input.dtype in PRODUCTS
         and can_import_triton()
-        and torch.cuda.get_device_capability(input.device) >= (8, 0)
+        and _is_known_architecture(input.device)
     )
+
+
+def _is_known_architecture(device: torch.device) -> bool:
+    if torch.version.hip is None:
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return torch.cuda.get_device_properties(device).gcnArchName.partition(":")[0] == AMD_ARCHITECTURE
 
 
 @functools.cache
@@ -147,7 +188,7 @@ def triton_gram(
     Returns:
         ``(groups, n, n)`` in float64.
     """
-    (gram,) = _sums(input, None, geometry, products, config, gram=True)
+    (gram,) = launched(input, None, plan(input, geometry, products, Device.of(input)), config)
     return gram
 
 
@@ -177,22 +218,21 @@ def triton_sums(
     Returns:
         ``(groups, n, n)`` and ``(groups, m, n)`` in float64.
     """
-    return _sums(input, output_gradient, geometry, products, config, gram=gram, device=device)
-
-
-def _sums(
-    input: Tensor,
-    output_gradient: Tensor | None,
-    geometry: PatchGeometry,
-    products: str | None,
-    config: TileConfig | None,
-    *,
-    gram: bool,
-    device: Device | None = None,
-) -> tuple[Tensor, ...]:
     planned = plan(input, geometry, products, device or Device.of(input), output_gradient, gram=gram)
+    return launched(input, output_gradient, planned, config)
+
+
+def launched(
+    input: Tensor, output_gradient: Tensor | None, planned: LaunchPlan, config: TileConfig | None
+) -> tuple[Tensor, ...]:
+    """The sums that a plan is for, on the device of the input; without a configuration, with the fastest one measured."""
     with torch.cuda.device(input.device) if input.device.type == "cuda" else contextlib.nullcontext():
         return _launch(input, output_gradient, planned, config)
+
+
+def configuration() -> TileConfig:
+    """That of the latest launch without one."""
+    return chosen(_kernels()[1])
 
 
 def _launch(
@@ -228,8 +268,8 @@ def _launch(
     entries = groups * features * plan.width
     at_once, block = reduction_blocks(plan.splits)
     reduce_splits[(-(-entries // block),)](
-        workspace, gram, gradient, plan.splits, entries, features, plan.outputs, **wanted, SPLITS=at_once, BLOCK=block,
-        enable_fp_fusion=True,
+        workspace, gram, gradient, plan.splits, entries, features, plan.outputs, plan.channels, **wanted,
+        RUN=plan.constants["RUN"], SPLITS=at_once, BLOCK=block, enable_fp_fusion=True,
     )  # fmt: skip
     if scales is not None:
         of_input, *of_outputs = scales.to(torch.float64).unbind()
@@ -268,15 +308,41 @@ def plan(
     *,
     gram: bool = True,
 ) -> LaunchPlan:
-    """Arguments for tensors that are not empty."""
+    """Arguments for tensors that are not empty; made once for each shape and layout."""
+    outputs = None if output_gradient is None else _Described.of(output_gradient)
+    return _planned(_Described.of(input), geometry, products, device, outputs, gram)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Described:
+    """What a plan depends on of a tensor. The stride of a dimension of size 1 can be anything, and is 0 here."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> _Described:
+        strides = (stride if extent > 1 else 0 for extent, stride in zip(tensor.shape, tensor.stride(), strict=True))
+        return cls(tuple(tensor.shape), tuple(strides), tensor.dtype)
+
+
+@functools.lru_cache(maxsize=256)
+def _planned(
+    input: _Described,
+    geometry: PatchGeometry,
+    products: str | None,
+    device: Device,
+    output_gradient: _Described | None,
+    gram: bool,
+) -> LaunchPlan:
     leading = 3 - len(geometry.kernel_size)
     ones, zeros = (1,) * leading, (0,) * leading
     kernel, step = ones + geometry.kernel_size, ones + geometry.stride
     padding, dilation = zeros + geometry.padding, ones + geometry.dilation
     batch, channels = input.shape[:2]
     size = ones + tuple(input.shape[2:])
-    # The stride of a dimension of size 1 can be anything.
-    strides = [stride if extent > 1 else 0 for extent, stride in zip(input.shape, input.stride(), strict=True)]
+    strides = input.strides
     stride = zeros + tuple(strides[2:])
     output = tuple(
         (extent + 2 * width - reach * (offsets - 1) - 1) // move + 1
@@ -298,7 +364,38 @@ def plan(
     farthest_output = (batch - 1) * output_strides[0] + channels_out * output_strides[1]
     farthest_output += sum(extent * s for extent, s in zip(output, output_strides[2:], strict=True))
     outputs = channels_out // geometry.groups
-    rows_per_split = split_rows(rows, features, geometry.groups, device.multiprocessors, outputs, gram=gram)
+    of_group = channels // geometry.groups
+    # Where all channels of a pixel lie together, and pixels of a line one behind the other.
+    run = of_group * kernel[2] if reshaped and geometry.groups == 1 and (strides[1], stride[2]) == (1, channels) else 0
+    constants = {
+        "GROUPS": geometry.groups,
+        "KERNEL": kernel,
+        "STEP": step,
+        "PADDING": padding,
+        "DILATION": dilation,
+        "FLAT": math.prod(output) == 1,
+        "RESHAPED": reshaped,
+        "RUN": run,
+        "MARKED": 0 < bits <= 30,
+        "ROWS_FIRST": not reshaped and are_rows_first(),
+        "OUTPUT_ROWS_FIRST": output_strides[1] != 1 and are_rows_first(),
+        "WIDE": max(farthest, farthest_output, 2 * rows) > LARGEST_INT32,
+        "GRAM": gram,
+        "GRADIENT": output_gradient is not None,
+        "PRODUCTS": products,
+        "COMPENSATED": compensated,
+        "SCALED": compensated and input.dtype == torch.float32,
+        "ROWS": 64 if reshaped and products == "float32" else 32,
+        "ROWS_PER_SUM": ROWS_PER_SUM,
+        "WIDTH": width_class(features),
+        "LAYOUT": int(strides[1] == 1) + 2 * int(output_strides[1] == 1),
+        "CAPABILITY": 10 * device.capability[0] + device.capability[1],
+    }
+    # The same for every configuration, so that the fastest of them can be taken without changing a bit.
+    best_guess = candidates(constants, device.capability[0])[0]
+    rows_per_split = split_rows(
+        rows, features, geometry.groups, device.multiprocessors, outputs, gram=gram, at_once=best_guess.tiles
+    )
     axes = list(zip("zyx", output, size, stride, strict=True))
     return LaunchPlan(
         sizes={
@@ -308,7 +405,7 @@ def plan(
             "output_features": outputs,
             **{f"outputs_{axis}": value for axis, value, _, _ in axes},
             **{f"size_{axis}": value for axis, _, value, _ in axes},
-            "stride_group": channels // geometry.groups * strides[1],
+            "stride_group": of_group * strides[1],
             "stride_batch": strides[0],
             "stride_channel": strides[1],
             **{f"stride_{axis}": value for axis, _, _, value in axes},
@@ -317,50 +414,36 @@ def plan(
             "output_stride_channel": output_strides[1],
             **{f"output_stride_{axis}": stride for axis, stride in zip("zyx", output_strides[2:], strict=True)},
         },
-        constants={
-            "GROUPS": geometry.groups,
-            "KERNEL": kernel,
-            "STEP": step,
-            "PADDING": padding,
-            "DILATION": dilation,
-            "FLAT": math.prod(output) == 1,
-            "RESHAPED": reshaped,
-            "MARKED": 0 < bits <= 30,
-            "ROWS_FIRST": not reshaped and are_rows_first(),
-            "OUTPUT_ROWS_FIRST": output_strides[1] != 1 and are_rows_first(),
-            "WIDE": max(farthest, farthest_output, 2 * rows) > LARGEST_INT32,
-            "GRAM": gram,
-            "GRADIENT": output_gradient is not None,
-            "PRODUCTS": products,
-            "COMPENSATED": compensated,
-            "SCALED": compensated and input.dtype == torch.float32,
-            "ROWS": 64 if reshaped and products == "float32" else 32,
-            "ROWS_PER_SUM": ROWS_PER_SUM,
-            "WIDTH": width_class(features),
-            "LAYOUT": int(strides[1] == 1) + 2 * int(output_strides[1] == 1),
-            "CAPABILITY": 10 * device.capability[0] + device.capability[1],
-        },
+        constants=constants,
         splits=-(-rows // rows_per_split),
     )
 
 
-def _output_strides(output_gradient: Tensor | None, leading: int) -> tuple[int, ...]:
-    """Of ``(image, channel, z, y, x)``; a dimension of size 1 has none."""
+def _output_strides(output_gradient: _Described | None, leading: int) -> tuple[int, ...]:
+    """Of ``(image, channel, z, y, x)``."""
     if output_gradient is None:
         return (0,) * 5
-    batch, channel, *spatial = (
-        stride if extent > 1 else 0
-        for extent, stride in zip(output_gradient.shape, output_gradient.stride(), strict=True)
-    )
+    batch, channel, *spatial = output_gradient.strides
     return batch, channel, *(0,) * leading, *spatial
 
 
 def split_rows(
-    rows: int, features: int, groups: int, multiprocessors: int, outputs: int = 0, *, gram: bool = True
+    rows: int,
+    features: int,
+    groups: int,
+    multiprocessors: int,
+    outputs: int = 0,
+    *,
+    gram: bool = True,
+    at_once: int = 1,
 ) -> int:
-    """Rows of a split; it does not depend on the width of tiles, so that this may be tuned without changing a bit."""
+    """Rows of a split, so that programs fill the device a few times.
+
+    It does not depend on the width of tiles, so that this may be tuned without changing a bit. Where programs have several
+    tiles of ``X^T X`` ``at_once``, they are as many fewer, and one of them takes a whole multiprocessor.
+    """
     blocks = -(-features // NOMINAL_BLOCK)
-    tiles = blocks * (blocks + 1) // 2 * gram + blocks * -(-outputs // NOMINAL_BLOCK)
+    tiles = -(-blocks * (blocks + 1) // (2 * at_once)) * gram + blocks * -(-outputs // NOMINAL_BLOCK)
     wanted = PROGRAMS_PER_MULTIPROCESSOR * multiprocessors // (groups * tiles)
     possible = WORKSPACE_BYTES // (8 * groups * features * (features * gram + outputs))
     splits = max(1, min(wanted, possible))

@@ -1,74 +1,152 @@
 """A check of the Triton kernels on the device that is to run them, before anything is trained with them.
 
-Compilers and hardware differ; a wrong covariance would train quietly and badly. So the first call of a process for a
-device and a dtype computes the sums of one small layer both ways: with the kernels, and as a product of patches in memory.
+Compilers and hardware differ; a wrong covariance would train quietly and badly. So the first call for each compiled kernel,
+which has chosen the fastest configuration, computes the sums of its first images both ways: with that kernel in that
+configuration, and as products of patches in memory. Later calls run what was found to be right without another question.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from tract_fx.errors import TractWarning
+from tract_fx.ops.cpu.gradient import add_gradient
+from tract_fx.ops.cpu.plain import write_plain
+from tract_fx.ops.gpu import launch
 from tract_fx.ops.gpu.configs import TileConfig
-from tract_fx.ops.gpu.launch import triton_gram, triton_sums
-from tract_fx.ops.patches import PatchGeometry, unfold_patches
+from tract_fx.ops.gpu.launch import Device, LaunchPlan, plan
+from tract_fx.ops.patches import PatchGeometry
 
-__all__ = ["are_kernels_right"]
+__all__ = ["checked_sums"]
 
 log = logging.getLogger(__name__)
 
-# Every mask and both kinds of tiles are met: padding, a stride, groups, rows and features that fill no block.
-LAYER = PatchGeometry((3, 3), (2, 1), (1, 2), (1, 1), 2)
-SHAPE = (2, 6, 9, 11)
-OUTPUTS = 10
-CONFIG = TileConfig(16, 2)
+# Elements of the patches of the images that are compared.
+MOST_ELEMENTS = 2**22
+# Differences relative to the norms of the two columns that are multiplied: of sums in float64, and of sums of
+# `ROWS_PER_SUM` rows in float32, whose products may be rounded too.
+TOLERANCE = {"float64": 1e-12}
+TOLERANCE_FLOAT32 = 2e-5
 
 
-def are_kernels_right(input: Tensor) -> bool:
-    """Whether the kernels may be used for tensors like ``input``: checked at the first call for its device and dtype.
+def checked_sums(
+    input: Tensor, output_gradient: Tensor | None, geometry: PatchGeometry, *, gram: bool = True
+) -> tuple[Tensor, ...] | None:
+    """The sums of :func:`~tract_fx.ops.gpu.launch.triton_sums`; None if the kernels may not be used for these tensors.
 
-    A capture of a CUDA graph admits no check, so that until there was one the answer is no.
+    While a CUDA graph is captured nothing can be checked: a kernel that was not checked before is not used, with a warning.
+
+    Args:
+        input: on a GPU, or anywhere in Triton's interpreter; not empty.
+        output_gradient: of the dtype of ``input``; None where ``X^T X`` alone is wanted.
+        geometry: the layer's geometry.
+        gram: whether ``X^T X`` is wanted.
     """
-    if input.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-        return _checked().get((input.device, input.dtype), False)
-    if (input.device, input.dtype) not in _checked():
-        _checked()[input.device, input.dtype] = _check(input.device, input.dtype)
-    return _checked()[input.device, input.dtype]
-
-
-@functools.cache
-def _checked() -> dict[tuple[torch.device, torch.dtype], bool]:
-    return {}
-
-
-def _check(device: torch.device, dtype: torch.dtype, products: str | None = None) -> bool:
-    """Small integers, of which no way rounds anything."""
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(-8, 8, SHAPE, generator=generator).to(device, dtype)
-    shape = SHAPE[0], OUTPUTS, *LAYER.outputs(SHAPE[2:])
-    outputs = torch.randint(-8, 8, shape, generator=generator).to(device, dtype)
-    rows = unfold_patches(pixels, LAYER).to(torch.float64)
-    columns = outputs.unflatten(1, (LAYER.groups, -1)).flatten(3).permute(1, 2, 0, 3).flatten(2).to(torch.float64)
-    expected = rows.mT @ rows, columns @ rows
+    planned = plan(input, geometry, None, Device.of(input), output_gradient, gram=gram)
+    key, checked = (input.device, input.dtype, planned.kernel), _checked()
+    if key in checked:
+        config = checked[key]
+        return None if config is None else launch.launched(input, output_gradient, planned, config)
+    if _is_capturing(input.device):
+        _warn("were not checked yet", input, "Run a step like this one before you capture it.")
+        return None
     try:
-        agree = torch.equal(triton_gram(pixels, LAYER, products=products, config=CONFIG), expected[0])
-        if agree:
-            sums = triton_sums(pixels, outputs, LAYER, products=products, config=CONFIG)
-            agree = all(map(torch.equal, sums, expected))
+        found = launch.launched(input, output_gradient, planned, None)
+        config = launch.configuration()
+        checked[key] = config if _is_right(input, output_gradient, geometry, planned, config) else None
         problem = "give another result than a product of patches"
     except Exception as error:  # whatever a compiler or driver may raise: there is another way, and the user is told
         log.debug("the kernels failed their check", exc_info=True)
-        agree, problem = False, f"fail ({type(error).__name__}: {error})"
-    if not agree:
-        warnings.warn(
-            f"The Triton kernels of the first layer's gradient {problem} on {device} in {dtype}; PyTorch's own products, "
-            "which need more time and memory, take their place. Please report this.",
-            TractWarning,
-            stacklevel=2,
-        )
-    return agree
+        checked[key], problem = None, f"fail ({type(error).__name__}: {error})"
+    if checked[key] is not None:
+        return found
+    _warn(problem, input, "Please report this.")
+    return None
+
+
+def _is_capturing(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+@functools.cache
+def _checked() -> dict[Any, TileConfig | None]:
+    """The configuration of each kernel that was checked; None for one that is wrong."""
+    return {}
+
+
+def _warn(problem: str, input: Tensor, advice: str) -> None:
+    warnings.warn(
+        f"The Triton kernels of the first layer's gradient {problem} on {input.device} in {input.dtype}; PyTorch's own "
+        f"products, which need more time and memory, take their place. {advice}",
+        TractWarning,
+        stacklevel=3,
+    )
+
+
+def _is_right(
+    input: Tensor, output_gradient: Tensor | None, geometry: PatchGeometry, planned: LaunchPlan, config: TileConfig
+) -> bool:
+    """Whether the sums of the first images are those of their patches."""
+    count = _images(planned, len(input))
+    images = _telling(input[:count])
+    outputs = None if output_gradient is None else _telling(output_gradient[:count])
+    gram = planned.constants["GRAM"]
+    few = plan(images, geometry, None, Device.of(input), outputs, gram=gram)
+    found = launch.launched(images, outputs, _as_planned(few, planned), config)
+    products = _products(images, images if outputs is None else outputs, geometry, planned)
+    pixels = products[0].diagonal(dim1=1, dim2=2).sqrt()
+    expected = [(products[0], pixels)] * gram
+    if outputs is not None:
+        norms = torch.linalg.vector_norm(_by_group(outputs, geometry.groups).to(torch.float64), dim=2)
+        expected.append((products[1], norms))
+    tolerance = TOLERANCE.get(planned.constants["PRODUCTS"], TOLERANCE_FLOAT32)
+    return all(
+        bool(((sums - right).abs() <= tolerance * norms[:, :, None] * pixels[:, None, :]).all())
+        for sums, (right, norms) in zip(found, expected, strict=True)
+    )
+
+
+def _images(planned: LaunchPlan, batch: int) -> int:
+    """How many images are compared: at least one."""
+    elements = planned.sizes["rows"] // batch * planned.features * planned.groups
+    return max(1, min(batch, MOST_ELEMENTS // elements))
+
+
+def _telling(tensor: Tensor) -> Tensor:
+    """A tensor itself; or noise in its layout, where zeros or overflow would hide what is wrong."""
+    if tensor.isfinite().all() and tensor.any():
+        return tensor
+    shape = [size if stride else 1 for size, stride in zip(tensor.shape, tensor.stride(), strict=True)]
+    noise = torch.empty_strided(shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device)
+    return noise.copy_(torch.randn(shape, generator=torch.Generator().manual_seed(0))).expand(tensor.shape)
+
+
+def _as_planned(few: LaunchPlan, planned: LaunchPlan) -> LaunchPlan:
+    """The plan for some of the images, for the very kernel that runs for all of them."""
+    strides = {name: planned.sizes[name] for name in ("stride_batch", "output_stride_batch")}
+    return dataclasses.replace(few, sizes={**few.sizes, **strides}, constants=planned.constants)
+
+
+def _products(images: Tensor, outputs: Tensor, geometry: PatchGeometry, planned: LaunchPlan) -> tuple[Tensor, Tensor]:
+    """``X^T X`` and ``dZ^T X`` by group, from blocks of patches in memory."""
+    groups, features = planned.groups, planned.features
+    gram = images.new_zeros((groups, features, features), dtype=torch.float64)
+    gradient = images.new_zeros((groups, planned.outputs, features), dtype=torch.float64)
+    for group, channels in enumerate(images.unflatten(1, (groups, -1)).unbind(1)):
+        write_plain(gram[group], channels, geometry)
+        if planned.constants["GRADIENT"]:
+            add_gradient(gradient[group], channels, outputs.unflatten(1, (groups, -1))[:, group], geometry)
+    return gram, gradient
+
+
+def _by_group(outputs: Tensor, groups: int) -> Tensor:
+    """``dZ`` as ``(groups, m, rows)``."""
+    flat = outputs.unflatten(1, (groups, -1)).flatten(3) if outputs.dim() > 2 else outputs.unflatten(1, (groups, -1, 1))
+    return flat.permute(1, 2, 0, 3).flatten(2)

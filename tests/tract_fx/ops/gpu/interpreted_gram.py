@@ -1,10 +1,9 @@
-"""The Triton kernels against patches taken by slicing; ``test_triton_gram.py`` runs this in Triton's interpreter.
+"""The Triton kernels against patches taken by slicing; ``test_kernels.py`` runs this in Triton's interpreter.
 
 Integers whose sums float64 holds exactly, and float32 within ``ROWS_PER_SUM`` rows, leave nothing to tolerate.
 """
 
 import os
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -14,12 +13,12 @@ from hypothesis import strategies as st
 from support import interpreter
 from support.generated import examples
 from support.patch_shapes import Layer, layers, sliced_patches
-from tract_fx.ops.gpu import configs, launch, verification
+from tract_fx.ops.gpu import configs, launch
 from tract_fx.ops.gpu.configs import TileConfig
 from tract_fx.ops.gpu.launch import Device, plan, triton_gram
 from tract_fx.ops.patches import LINEAR, PatchGeometry
 
-assert os.environ.get("TRITON_INTERPRET") == "1", "run by test_triton_gram.py"
+assert os.environ.get("TRITON_INTERPRET") == "1", "run by test_kernels.py"
 interpreter.repair()
 
 SMALL, LARGE, THREE = TileConfig(16, 1), TileConfig(64, 8), TileConfig(64, 8, tiles=3)
@@ -174,35 +173,6 @@ def test_the_same_bits_each_time_and_for_every_tile(dtype: torch.dtype) -> None:
         assert (found - first).abs().max() <= tolerance * first.abs().max()
 
 
-class Tuning:
-    """Stands in for the GPU that configurations are measured on: each takes a little less time than the one before."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.measured = 0
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-        monkeypatch.setattr(configs, "measure", self.measure)
-        kernels = launch._kernels.__wrapped__()
-        monkeypatch.setattr(launch, "_kernels", lambda: kernels)
-
-    def measure(self, call: Callable[[], object], quantiles: tuple[float, ...]) -> list[float]:
-        call()
-        self.measured += 1
-        return [1.0 / self.measured] * len(quantiles)
-
-
-def test_a_layer_is_tuned_once_and_not_for_each_batch_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    tuning = Tuning(monkeypatch)
-    geometry = square(3, 1, 1)
-    for batch in (2, 3, 2):
-        input = pixels((batch, 3, 6, 5))
-        assert torch.equal(triton_gram(input, geometry), expected_gram(input, geometry))
-        assert tuning.measured == 4
-    triton_gram(pixels((2, 3, 6, 5), torch.float16), geometry)
-    assert tuning.measured == 4 + 3
-    triton_gram(pixels((2, 3, 6, 5)), square(3, 1, 0))
-    assert tuning.measured == 4 + 3 + 4
-
-
 def test_while_a_graph_is_captured_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     assert configs.measure(lambda: pytest.fail("it ran"), (0.5, 0.2, 0.8)) == [0.0] * 3
@@ -293,8 +263,3 @@ def test_neighbours_of_the_input_in_memory_are_left_out() -> None:
     around[1:3, 1:3, 3:11, 3:11] = pixels((2, 2, 8, 8))
     for geometry in (square(3, 1, 2), square(2, 2, 0), square(3, 2, 0)):
         check(around[1:3, 1:3, 3:11, 3:11], geometry)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_the_check_before_the_first_use_accepts_them(dtype: torch.dtype) -> None:
-    assert verification._check(torch.device("cpu"), dtype, products_of(dtype))

@@ -5,6 +5,7 @@ A part of ``python -m tests.gpu.aot``, which takes every configuration of every 
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 
@@ -14,7 +15,16 @@ import torch
 pytest.importorskip("triton")
 
 from support import ahead_of_time
-from support.ahead_of_time import LAYERS, combinations, compile_gram, compile_reduction, complaints, every_case
+from support.ahead_of_time import (
+    GFX942,
+    LAYERS,
+    MULTIPROCESSORS,
+    combinations,
+    compile_gram,
+    compile_reduction,
+    complaints,
+    every_case,
+)
 from tract_fx.ops.gpu import launch
 from tract_fx.ops.gpu.configs import candidates, every_candidate, width_class
 
@@ -46,6 +56,11 @@ def triton_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
         (90, torch.float32, "7x7/2 n=147", 0),
         (90, torch.float32, "4x4/4 n=48", 3),
         (90, torch.float64, "3x3 grouped", 0),
+        (90, torch.bfloat16, "16x16/16 channels last", 0),
+        (80, torch.float16, "14x14/14 channels last", 0),
+        (GFX942, torch.bfloat16, "7x7/2 n=147", 0),
+        (GFX942, torch.bfloat16, "16x16/16 channels last", 0),
+        (GFX942, torch.float32, "3x3 n=27", 0),
     ],
 )
 def test_a_configuration_is_as_it_should_be(capability: int, dtype: torch.dtype, name: str, number: int) -> None:
@@ -53,9 +68,9 @@ def test_a_configuration_is_as_it_should_be(capability: int, dtype: torch.dtype,
     assert complaints(compile_gram(launch, dtype, config, capability), dtype, config, capability) == []
 
 
-@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("capability", [80, 90, GFX942])
 def test_the_reduction_keeps_its_registers(capability: int) -> None:
-    launch, _ = next(combinations(capability, torch.float32, "3x3 n=27"))
+    launch, _ = next(combinations(capability, torch.float32, "4x4/4 channels last"))
     found = compile_reduction(launch, capability)
     assert found.stack <= ahead_of_time.STACK_BYTES
     assert found.shared <= ahead_of_time.SHARED_MEMORY[capability]
@@ -65,9 +80,9 @@ def test_pixels_of_a_reshaped_image_are_loaded_as_vectors(monkeypatch: pytest.Mo
     """16 bytes at once, asynchronously, is what the addressing is made for."""
     sources = []
     monkeypatch.setattr(ahead_of_time, "compiled", lambda source, capability, **options: sources.append(source))
-    for name in ("16x16/16 n=768", "linear n=3072"):
+    for name in ("16x16/16 n=768", "16x16/16 channels last", "linear n=3072"):
         planned, config = next(combinations(90, torch.bfloat16, name))
-        if name != "linear n=3072":  # dZ in the contiguous format has its channels far apart
+        if name == "16x16/16 n=768":  # dZ in the contiguous format has its channels far apart
             layer = LAYERS[name]
             planned = launch.plan(layer.input(torch.bfloat16), layer.geometry, None, launch.Device(132))
         compile_gram(planned, torch.bfloat16, config, 90)
@@ -124,6 +139,19 @@ def test_the_split_is_the_same_for_every_configuration_and_the_workspace_is_boun
         splits = math.ceil(rows / size)
         assert size % launch.SPLIT_STEP == 0
         assert splits == 1 or splits * groups * features**2 * 8 <= launch.WORKSPACE_BYTES
+
+
+@pytest.mark.parametrize("name", ["3x3 n=27", "4x4/4 n=48", "5x5 n=75", "7x7/2 n=147", "7x7/2 channels last"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_programs_of_few_tiles_fill_the_device(name: str, dtype: torch.dtype) -> None:
+    """Four times and nearly without a rest, if rows are enough; a program with three tiles takes a multiprocessor."""
+    for capability in (80, 90):
+        layer = dataclasses.replace(LAYERS[name], shape=(2048, *LAYERS[name].shape[1:]))
+        input, device = layer.input(dtype), launch.Device(MULTIPROCESSORS[capability], divmod(capability, 10))
+        planned = launch.plan(input, layer.geometry, None, device, layer.output_gradient(input))
+        tiles = candidates(planned.constants, capability // 10)[0].tiles
+        waves = planned.programs(64, tiles) / device.multiprocessors
+        assert 3.5 <= waves <= 4.0
 
 
 @pytest.mark.parametrize(

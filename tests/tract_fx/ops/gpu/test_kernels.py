@@ -5,6 +5,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
@@ -15,12 +16,13 @@ from support.interpreter import ROOT, pytest_in_the_interpreter
 from tract_fx import TractWarning
 from tract_fx.ops import gram as module
 from tract_fx.ops.gpu import launch, verification
+from tract_fx.ops.gpu.configs import TileConfig
 from tract_fx.ops.gram import gram
 from tract_fx.ops.patches import LINEAR
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("file", ["interpreted_gram.py"])  # interpreted_sums.py takes longer still: it is run by hand
+@pytest.mark.parametrize("file", ["interpreted_gram.py", "interpreted_selection.py", "interpreted_sums.py"])
 def test_the_kernels_in_the_interpreter(file: str) -> None:
     pytest.importorskip("triton")
     finished = pytest_in_the_interpreter(Path(__file__).parent / file)
@@ -73,12 +75,13 @@ class Elsewhere:
 
 
 @pytest.mark.parametrize(
-    ("device", "dtype", "capability", "hip", "installed", "expected"),
+    ("device", "dtype", "capability", "amd", "installed", "expected"),
     [
         ("cuda", torch.float32, (8, 0), None, True, True),
         ("cuda", torch.bfloat16, (9, 0), None, True, True),
         ("cuda", torch.float32, (7, 5), None, True, False),
-        ("cuda", torch.float32, (9, 0), "6.4", True, False),
+        ("cuda", torch.float32, (9, 4), "gfx942:sramecc+:xnack-", True, True),
+        ("cuda", torch.float32, (9, 0), "gfx90a:sramecc+:xnack-", True, False),
         ("cuda", torch.float32, (9, 0), None, False, False),
         ("cuda", torch.float8_e4m3fn, (9, 0), None, True, False),
         ("cpu", torch.float32, (9, 0), None, True, False),
@@ -86,11 +89,12 @@ class Elsewhere:
     ],
 )
 def test_where_the_kernels_are_used(
-    device: str, dtype: torch.dtype, capability: tuple[int, int], hip: str | None, installed: bool, expected: bool
+    device: str, dtype: torch.dtype, capability: tuple[int, int], amd: str | None, installed: bool, expected: bool
 ) -> None:
     with (
         mock.patch.object(torch.cuda, "get_device_capability", return_value=capability),
-        mock.patch.object(torch.version, "hip", hip),
+        mock.patch.object(torch.cuda, "get_device_properties", return_value=SimpleNamespace(gcnArchName=amd)),
+        mock.patch.object(torch.version, "hip", amd and "6.4"),
         mock.patch.object(launch, "can_import_triton", return_value=installed),
     ):
         assert launch.is_triton_usable(Elsewhere(device, dtype)) is expected
@@ -101,12 +105,11 @@ def test_the_operator_calls_them_unless_there_is_nothing_to_add() -> None:
     answer = torch.full((1, 4, 4), 7.0, dtype=torch.float64)
     with (
         mock.patch.object(module, "is_triton_usable", return_value=True),
-        mock.patch.object(module, "are_kernels_right", return_value=True),
-        mock.patch.object(module, "triton_gram", lambda *arguments: calls.append(arguments) or answer),
+        mock.patch.object(module, "checked_sums", lambda *arguments: calls.append(arguments) or (answer,)),
     ):
         assert torch.equal(gram(torch.ones(3, 4), LINEAR), answer)
         assert torch.equal(gram(torch.ones(0, 4), LINEAR), torch.zeros(1, 4, 4, dtype=torch.float64))
-    assert [(tuple(input.shape), geometry) for input, geometry in calls] == [((3, 4), LINEAR)]
+    assert [(tuple(input.shape), geometry) for input, _, geometry in calls] == [((3, 4), LINEAR)]
 
 
 def failing(*_: object, **__: object) -> torch.Tensor:
@@ -117,15 +120,16 @@ def failing(*_: object, **__: object) -> torch.Tensor:
     ("kernels", "message"),
     [
         (failing, "no such instruction"),
-        (lambda *_, **__: torch.zeros(2, 27, 27, dtype=torch.float64), "another result"),
+        (lambda *_, **__: (torch.ones(1, 3, 3, dtype=torch.float64),), "another result"),
     ],
 )
 def test_kernels_that_are_wrong_on_a_device_are_not_used(
     kernels: Callable[..., torch.Tensor], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verification, "triton_gram", kernels)
+    monkeypatch.setattr(launch, "launched", kernels)
+    monkeypatch.setattr(launch, "configuration", lambda: TileConfig(16, 2))
     monkeypatch.setattr(module, "is_triton_usable", lambda input: True)
-    checked: dict[object, bool] = {}
+    checked: dict[object, TileConfig | None] = {}
     monkeypatch.setattr(verification, "_checked", lambda: checked)
     x = torch.randn(4, 3)
     with pytest.warns(TractWarning, match=message):
@@ -134,4 +138,4 @@ def test_kernels_that_are_wrong_on_a_device_are_not_used(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         gram(x, LINEAR)  # checked once, and told once
-    assert checked == {(x.device, x.dtype): False}
+    assert list(checked.values()) == [None]
