@@ -35,6 +35,7 @@ from tract_fx.passes.obstacles import (
     obstacle_in_batch,
     opaque_products,
     other_products,
+    why_opaque,
 )
 from tract_fx.passes.weight_gradient import AmbiguousGradientError, WeightGradient, weight_gradient
 from tract_fx.records import RejectionKind
@@ -350,6 +351,8 @@ def _no_first_layer(
         why = "that layer is also fed by trainable values (a recurrent cell)"
     elif is_layer_operator(op):
         why = _without_gradient(joint, use)
+    elif op == "addbmm":
+        why = why_opaque(op)
     elif "embedding" in op:
         why = "a look-up in a table multiplies no rows with a weight"
     elif "norm" in op:

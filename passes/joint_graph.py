@@ -51,12 +51,14 @@ class GraphInput:
         role: what it is to the user.
         differentiated_inside: whether the captured code itself takes a gradient with respect to it.
         parts: dimensions along which processes have parts of it, when it is a DTensor; -1 for parts of a sum.
+        jagged: whether it is a jagged tensor (``torch.nested``).
     """
 
     name: str
     role: Role
     differentiated_inside: bool = False
     parts: tuple[int, ...] = ()
+    jagged: bool = False
 
 
 class JointGraph:

@@ -25,12 +25,16 @@ __all__ = [
     "obstacle_in_batch",
     "opaque_products",
     "other_products",
+    "why_opaque",
 ]
 
 # Operators with which the closed form begins.
 _CLOSED_FORMS = ("tract_fx.patch_gram", "tract_fx.gram_and_gradient", "tract_fx.dual_gradient")
 
 BY_HAND = "a hand-written backward pass (torch.autograd.Function) computes the gradient of its weight"
+JAGGED = (
+    "its input is a jagged tensor (torch.nested), whose rows of different lengths this pass does not see as one matrix"
+)
 WRAPPED = "it is wrapped in tract_fx.TrAct already, which computes this gradient with a lam of its own"
 # Operators that multiply rows with a weight, but not as a real matrix product of two tensors of the graph.
 _OTHER_PRODUCTS = {
@@ -142,8 +146,15 @@ def opaque_products(joint: JointGraph, depends: dict[Node, Dependence]) -> Itera
     for node in joint.forward_nodes:
         if _is_opaque(node) and (weights := _weights_that_meet_data(node, depends)):
             operator = operator_of(node)
-            reason = f"data meets a weight in {operator}, whose products this pass cannot see"
+            reason = f"data meets a weight in {operator}, and {why_opaque(operator)}"
             yield OtherProduct(node, operator, weights, reason)
+
+
+def why_opaque(operator: str) -> str:
+    """What about an operator keeps this pass from its products."""
+    if operator == "addbmm":
+        return 'that adds up a batch of products; torch.einsum("bij,bjk->ik", ...) is the same as one product'
+    return "this pass cannot see its products"
 
 
 def _weights_that_meet_data(node: Node, depends: dict[Node, Dependence]) -> tuple[str, ...]:
@@ -182,7 +193,8 @@ def differentiated_by_hand(
         if is_backward(node) or _is_untagged(node):
             pending.extend(node.all_input_nodes)
         elif node in depends and depends[node].data and depends[node].is_parameter_free and _is_real(node):
-            found = Obstacle(BY_HAND)
+            jagged = any(item.jagged for item in joint.inputs if item.role is Role.DATA)
+            found = Obstacle(JAGGED if jagged else BY_HAND)
     return found
 
 

@@ -11,13 +11,16 @@ import torch
 
 from tract_fx import compat, process_state
 from tract_fx.compile import skipped
+from tract_fx.compile.between import weights_fed_between
 from tract_fx.compile.captured import Captured
+from tract_fx.compile.choices import saw_choice
 from tract_fx.compile.compilers import Compiled, CompileGraph, compile_graph
 from tract_fx.compile.inputs import classify, guard_names
 from tract_fx.compile.lam_input import LamValue
 from tract_fx.compile.model_frame import ModelFrame, current_frame, enclosing_model
-from tract_fx.compile.origins import dependent_outputs, recording_outputs
-from tract_fx.compile.reporting import check_names, report_findings
+from tract_fx.compile.origins import outputs_of, recording_outputs
+from tract_fx.compile.reporting import check_names, report_findings, warn_about_inputs
+from tract_fx.compile.second_uses import watch, watching
 from tract_fx.distributed import agreement
 from tract_fx.distributed.groups import sharing_groups, warn_about_own_covariance
 from tract_fx.errors import TractError
@@ -261,6 +264,7 @@ class TractBackend:
         """Forget the findings of all graphs; ``torch._dynamo.reset`` calls this when it discards the graphs themselves."""
         self._records.clear()
         process_state.training.pop(self, None)
+        process_state.chosen.pop(self, None)
         compat.reset_cudagraphs()
 
     def __call__(
@@ -296,7 +300,8 @@ class TractBackend:
         guard_names(gm, settings.layers, frame.model)
         groups = sharing_groups(settings.process_group) if self._trains else ()
         captured = Captured(gm, example_inputs, inputs, frame.naming, settings, groups)
-        computed = dependent_outputs(gm, inputs)  # before the compiler changes the graph
+        outputs = outputs_of(gm, inputs)  # before the compiler changes the graph
+        fed_between = weights_fed_between(gm, inputs, frame.model) if self._chooses_first else frozenset()
         try:
             check_names(settings.layers, frame, captured.inputs)
             compiled = self._compile_graph(captured, self._lam.enter(gm, captured.parameter_device))
@@ -309,9 +314,21 @@ class TractBackend:
             )
         self._records.append(compiled.record)
         if self._trains:
+            self._warn_about_inputs(frame, compiled, fed_between)
             self._report(captured, frame, compiled)
-            return recording_outputs(compiled.call, computed, frame.model)
+            call = watching(compiled.call) if torch.is_grad_enabled() else compiled.call
+            return recording_outputs(call, outputs, frame.model)
         return compiled.call
+
+    @property
+    def _chooses_first(self) -> bool:
+        """Whether training graphs are compiled now, and their first layers are found and not named."""
+        return self._trains and torch.is_grad_enabled() and self.options.layers == "first"
+
+    def _warn_about_inputs(self, frame: ModelFrame, compiled: Compiled, fed_between: frozenset[str]) -> None:
+        if fed_between and self.options.on_unsupported != "ignore":
+            earlier = skipped.rewritten_in(frame.model)
+            warn_about_inputs(compiled.record, fed_between, earlier, self._warned)
 
     def _report(self, captured: Captured, frame: ModelFrame, compiled: Compiled) -> None:
         """Log the findings, warn, and record which parameters are inputs of a compiled graph."""
@@ -326,6 +343,10 @@ class TractBackend:
             compiled_here = process_state.training.setdefault(self, weakref.WeakValueDictionary())
             compiled_here.update({id(parameter): parameter for parameter in graph.parameters})
             skipped.saw_graph(graph, owner, suppress_warnings=suppress_warnings)
+            if not suppress_warnings:
+                watch(graph.rewritten)
+            layers = self.options.layers
+            saw_choice(self, layers, settings.on_unsupported, frame.model, compiled.record, frame.with_aliases)
         else:
             skipped.saw_graph_without_gradients(frame.model)
 
@@ -340,7 +361,7 @@ def _training_graph(captured: Captured, frame: ModelFrame, compiled: Compiled) -
         model=frame.model,
         names=trained,
         parameters=tuple(example for name, example in held.items() if name in trained),
-        rewritten=tuple(example for name, example in held.items() if name in rewritten),
+        rewritten={name: example for name, example in held.items() if name in rewritten},
         matched=bool(record.matches),
         frozen=bool(held) and not trained,
         warned=any(item.severity is not Severity.NOTE for item in record.rejections),

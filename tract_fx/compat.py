@@ -72,6 +72,7 @@ __all__ = [
     "compiled_frame_locals",
     "compiled_module",
     "cpp_compiler",
+    "current_backward_pass",
     "current_joint_pass",
     "detect_fake_mode",
     "distributed_parts",
@@ -83,6 +84,7 @@ __all__ = [
     "inductor_decompositions",
     "inductor_patches",
     "instead_of_inductor",
+    "is_compiled_function",
     "is_distributed_tensor",
     "is_fake",
     "is_function_of_user",
@@ -98,6 +100,7 @@ __all__ = [
     "quantization_mappings",
     "real_scalar",
     "real_value",
+    "register_first_hook",
     "requires_grad",
     "reset_cudagraphs",
     "size_expression",
@@ -172,12 +175,31 @@ def storage_of(tensor: torch.Tensor) -> torch.UntypedStorage | None:
 
 def is_in_backward_pass() -> bool:
     """Whether autograd is running a backward pass in this thread."""
-    return torch._C._current_graph_task_id() != -1
+    return current_backward_pass() != -1
+
+
+def current_backward_pass() -> int:
+    """Number of the backward pass that autograd is running in this thread; -1 outside of one."""
+    return torch._C._current_graph_task_id()
+
+
+def register_first_hook(tensor: torch.Tensor, hook: Callable[[torch.Tensor], None]) -> None:
+    """Register a hook on the gradient of a leaf that runs before those of the user, which may change the gradient."""
+    tensor.register_hook(hook)
+    hooks: Any = tensor._backward_hooks
+    *others, own = hooks.items()
+    hooks.clear()  # autograd runs them in the order of insertion
+    hooks.update([own, *others])
+
+
+def is_compiled_function(node: Any) -> bool:
+    """Whether a node of an autograd history is the backward pass of a graph that AOTAutograd compiled."""
+    return isinstance(node, torch.autograd.function.BackwardCFunction) and "CompiledFunction" in node.name()
 
 
 def is_function_of_user(node: Any) -> bool:
     """Whether a node of an autograd history belongs to a ``torch.autograd.Function`` that AOTAutograd did not make."""
-    return isinstance(node, torch.autograd.function.BackwardCFunction) and "CompiledFunction" not in node.name()
+    return isinstance(node, torch.autograd.function.BackwardCFunction) and not is_compiled_function(node)
 
 
 def lift_as_input(gm: torch.fx.GraphModule, name: str, tensor: torch.Tensor) -> bool:

@@ -11,6 +11,9 @@
   this reason ``TractBackend.__name__`` is a property, and importing ``tract_fx.entry_point`` registers a model.
 - A parameter may be in several models, and parts of a model may be compiled without the rest: what each backend compiled,
   and which parameters have a new gradient, is kept in :data:`backends` and :data:`rewritten`.
+- A name in ``layers=[...]`` may belong to a layer that no graph holds: :data:`chosen` has the names of each backend.
+- A rewritten weight may be used again by code that is not compiled: :data:`watches`, by parameter, compares the gradient
+  that graphs have computed with the one that arrives.
 - A second model with the structure of a first one runs the code that was compiled for the first: :data:`structures`.
 - The class of a layer that ``TrAct`` was applied to is derived from the class of the layer. It is made once, so that equal
   layers have one type, as Dynamo's guards and ``type(a) is type(b)`` need it: :data:`tract_classes`.
@@ -34,11 +37,13 @@ from torch import nn
 
 __all__ = [
     "BackendStatus",
+    "ChosenLayers",
     "CompileStatus",
     "Structure",
     "agreements",
     "asked",
     "backends",
+    "chosen",
     "models",
     "named",
     "observers",
@@ -49,6 +54,7 @@ __all__ = [
     "tract_classes",
     "training",
     "warned",
+    "watches",
 ]
 
 Structure = tuple[tuple[str, type], ...]
@@ -65,6 +71,7 @@ class CompileStatus:
         due: whether the next step of an optimiser has to check the model.
         matched: whether a layer of the model is rewritten.
         parameters: names of the parameters that are inputs of its compiled graphs.
+        rewritten: names of those that have a new gradient.
         without_gradients: whether a graph of it was compiled with gradients disabled.
         frozen: whether a graph of it has frozen weights only.
     """
@@ -74,6 +81,7 @@ class CompileStatus:
     due: bool = True
     matched: bool = False
     parameters: set[str] = dataclasses.field(default_factory=set)
+    rewritten: set[str] = dataclasses.field(default_factory=set)
     without_gradients: bool = False
     frozen: bool = False
 
@@ -101,12 +109,31 @@ class BackendStatus:
     enclosing: Callable[[], nn.Module | None] = lambda: None
 
 
+@dataclasses.dataclass
+class ChosenLayers:
+    """The names in ``layers=[...]`` of one backend.
+
+    Attributes:
+        on_unsupported: the option.
+        without_effect: the names that no graph has rewritten or refused so far.
+        models: the models whose graphs the backend has compiled for training.
+        waiting: the names of which a warning has said that nothing has happened yet.
+    """
+
+    on_unsupported: str
+    without_effect: set[str]
+    models: weakref.WeakSet[nn.Module] = dataclasses.field(default_factory=weakref.WeakSet)
+    waiting: set[str] = dataclasses.field(default_factory=set)
+
+
 warned: set[str] = set()
 named: weakref.WeakSet[Any] = weakref.WeakSet()
 asked: weakref.WeakKeyDictionary[object, Any] = weakref.WeakKeyDictionary()
 training: weakref.WeakKeyDictionary[Any, weakref.WeakValueDictionary[int, torch.Tensor]] = weakref.WeakKeyDictionary()
 backends: weakref.WeakKeyDictionary[object, BackendStatus] = weakref.WeakKeyDictionary()
+chosen: weakref.WeakKeyDictionary[Any, ChosenLayers] = weakref.WeakKeyDictionary()
 rewritten: weakref.WeakValueDictionary[int, torch.Tensor] = weakref.WeakValueDictionary()
+watches: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
 models: weakref.WeakKeyDictionary[nn.Module, CompileStatus] = weakref.WeakKeyDictionary()
 structures: weakref.WeakKeyDictionary[object, dict[Structure, CompileStatus]] = weakref.WeakKeyDictionary()
 observers: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tract_fx import TractWarning, tract_backend
+from tract_fx import TractWarning, UnsupportedLayerError, tract_backend
 
 X = torch.randn(9, 6)
 
@@ -124,6 +124,189 @@ def test_data_in_an_opaque_operator_beside_a_match() -> None:
             return self.stem(x) + torch.addbmm(torch.zeros(9, 4), x.expand(3, 9, 6), self.w)
 
     backend = tract_backend(inner="aot_eager")
-    with pytest.warns(TractWarning, match="data meets a weight in addbmm"):
+    with pytest.warns(TractWarning, match="data meets a weight in addbmm, and that adds up"):
         torch.compile(Both(), backend=backend)(X).sum().backward()
     assert [match.weight for match in backend.matches] == ["stem.weight"]
+
+
+class Skipped(Net):
+    """Calls its first layer where no compiler sees it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.eager(x)))
+
+    @torch.compiler.disable
+    def eager(self, x: Tensor) -> Tensor:
+        return self.stem(x)
+
+
+class OldSignature(Skipped):
+    """``named_parameters`` as some packages override it."""
+
+    def named_parameters(self, prefix: str = "", recurse: bool = True) -> object:
+        return super().named_parameters(prefix=prefix, recurse=recurse)
+
+
+class Contains(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.activation = Net(), nn.Tanh()
+        self.unused, self.frozen = nn.Linear(6, 4), nn.Linear(6, 4).requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(self.activation(x))
+
+
+@pytest.mark.parametrize("make", [Skipped, OldSignature])
+@pytest.mark.parametrize("form", ["object", "options", "environment"])
+def test_a_chosen_layer_outside_of_every_graph_is_an_error(
+    make: type[Net], form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, options = make(), {"inner": "aot_eager"}
+    if form == "environment":
+        monkeypatch.setenv("TRACT_FX_LAYERS", "stem")
+    elif form == "options":
+        options["layers"] = "stem"
+    backend = tract_backend(inner="aot_eager", layers=["stem"]) if form == "object" else "tract"
+    compiled = torch.compile(model, backend=backend, options=None if form == "object" else options)
+    compiled(X).sum().backward()
+    before, optimizer = model.stem.weight.detach().clone(), torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(UnsupportedLayerError, match=r"'stem' in layers=.*stem\.weight, stem\.bias trained, and no"):
+        optimizer.step()
+    assert torch.equal(model.stem.weight, before)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("net", r"it is no layer but holds others\. Name the layer itself: net\.stem, net\.head"),
+        ("activation", "there is no parameter in it"),
+        ("frozen", r"it is frozen \(requires_grad=False of frozen\.weight, frozen\.bias\)"),
+    ],
+)
+def test_a_chosen_name_that_can_have_no_effect(name: str, reason: str) -> None:
+    model = Contains()
+    torch.compile(model, backend=tract_backend(inner="aot_eager", layers=["net.stem", name]))(X).sum().backward()
+    with pytest.raises(UnsupportedLayerError, match=reason):
+        torch.optim.SGD(model.parameters(), lr=0.1).step()
+    torch._dynamo.reset()
+    quiet = tract_backend(inner="aot_eager", layers=["net.stem", name], on_unsupported="warn")
+    (message,) = step(model, torch.compile(model, backend=quiet)(X).sum())
+    assert repr(name) in message
+    assert step(model, torch.compile(model, backend=quiet)(X).sum()) == []
+
+
+def test_a_chosen_layer_that_has_not_run_yet_is_told_once_and_no_error() -> None:
+    model = Contains()
+    compiled = torch.compile(model, backend=tract_backend(inner="aot_eager", layers=["net.stem", "unused"]))
+    (message,) = step(model, compiled(X).sum())
+    assert "no gradient has reached unused.weight, unused.bias so far" in message
+    assert step(model, compiled(X).sum()) == []
+
+
+def test_another_model_s_step_says_nothing_about_a_chosen_layer() -> None:
+    model, other = Skipped(), nn.Linear(6, 1)
+    torch.compile(model, backend=tract_backend(inner="aot_eager", layers=["stem"]))(X).sum().backward()
+    assert step(other, other(X).sum()) == []
+
+
+def arriving(model: nn.Module, loss: Tensor) -> list[str]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", TractWarning)
+        loss.backward()
+    return [str(item.message) for item in caught if issubclass(item.category, TractWarning)]
+
+
+def test_a_second_use_of_a_rewritten_weight_that_is_not_compiled() -> None:
+    model = Net()
+    compiled = torch.compile(model, backend=tract_backend(inner="aot_eager"))
+    assert arriving(model, compiled(X).sum()) == []
+    (message,) = arriving(model, compiled(X).sum() + model.stem(X.flip(1)).square().sum())
+    assert "uses of stem.weight: code that is not compiled uses it" in message
+    assert arriving(model, compiled(X).sum() + model.stem(X).square().sum()) == []
+
+
+def test_no_warning_for_penalties_hooks_and_calls_of_compiled_code() -> None:
+    model = Net()
+    model.stem.weight.register_hook(lambda gradient: gradient.clamp(-0.01, 0.01))
+    compiled = torch.compile(model, backend=tract_backend(inner="aot_eager"))
+    model.stem.weight.register_hook(lambda gradient: 2 * gradient)
+    for _ in range(2):
+        assert arriving(model, compiled(X).sum() + 0.1 * model.stem.weight.square().sum()) == []
+        assert arriving(model, compiled(X).sum() + 0.1 * model.stem.weight.abs().sum()) == []
+        assert arriving(model, compiled(X).sum() + compiled(X.flip(1)).square().sum()) == []
+        assert arriving(model, model(X).square().sum()) == []
+
+
+def test_a_second_use_can_be_ignored() -> None:
+    model = Net()
+    compiled = torch.compile(model, backend=tract_backend(inner="aot_eager", on_unsupported="ignore"))
+    assert arriving(model, compiled(X).sum() + model.stem(X.flip(1)).square().sum()) == []
+
+
+class Quantised(nn.Module):
+    """A codec: what eager code makes of the output of its encoder feeds its decoder."""
+
+    def __init__(self, between: str = "codes") -> None:
+        super().__init__()
+        self.encoder, self.decoder = nn.Linear(6, 4), nn.Linear(4, 6)
+        self.register_buffer("table", torch.randn(8, 4))
+        self.between = between
+
+    def forward(self, x: Tensor, other: Tensor) -> Tensor:
+        cut = other[:, :4] * 2
+        codes = torch.tanh(self.encoder(x))
+        if self.between == "codes":
+            other = self.quantise(codes)
+        elif self.between == "graph":
+            torch._dynamo.graph_break()
+            other = cut
+        else:
+            torch._dynamo.graph_break()
+            other = other[:, :4]
+        return torch.tanh(self.decoder(other)).sum() + codes.sum()
+
+    @torch.compiler.disable
+    def quantise(self, codes: Tensor) -> Tensor:
+        return self.table[torch.cdist(codes.detach(), self.table).argmin(1)]
+
+
+def said_by(model: nn.Module, sizes: tuple[int, ...] = (9,), **options: object) -> list[str]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", TractWarning)
+        compiled = torch.compile(model, backend=tract_backend(inner="aot_eager", **options))
+        for rows in sizes:
+            x = torch.randn(rows, 6)
+            compiled(x, x.flip(0)).sum().backward()
+    return [str(item.message) for item in caught if issubclass(item.category, TractWarning)]
+
+
+def test_a_second_first_layer_fed_by_code_between_two_graphs_is_told() -> None:
+    (message,) = said_by(Quantised(), sizes=(9, 11))
+    assert "TrAct is applied to decoder, although code between two graphs made its input" in message
+    assert "encoder.weight is the start of this network" in message
+    assert said_by(Quantised(), layers=["encoder"]) == []
+    assert said_by(Quantised(), on_unsupported="ignore") == []
+
+
+@pytest.mark.parametrize("between", ["graph", "argument"])
+def test_a_second_input_that_crosses_a_break_is_data(between: str) -> None:
+    assert said_by(Quantised(between)) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("between", ["graph", "argument"])
+def test_a_second_input_that_crosses_a_break_is_data_for_other_sizes_too(between: str) -> None:
+    assert said_by(Quantised(between), sizes=(9, 11, 12)) == []
+
+
+def test_one_stem_on_what_code_between_two_graphs_made_is_no_reason_to_warn() -> None:
+    class Crops(Net):
+        def forward(self, x: Tensor, other: Tensor) -> Tensor:
+            return self.encode(x) + self.encode(self.crop(x))
+
+        @torch.compiler.disable
+        def crop(self, x: Tensor) -> Tensor:
+            return x.roll(1, 0) * 0.5
+
+    assert said_by(Crops()) == []

@@ -106,6 +106,14 @@ def test_compiled_blocks_under_checkpointing(*, reentrant: bool, requires_grad: 
             assert_rewritten(block.fc, call, rewritten=index == 0)
 
 
+def test_perturbed_data_in_a_block_under_reentrant_checkpointing() -> None:
+    """What the block gets when it runs again is a detached copy of data, and no activation."""
+    block, x, delta = Block(), torch.randn(20, 6), torch.zeros(20, 6, requires_grad=True)
+    block.compile(backend=tract_backend(LAM, inner="aot_eager"))
+    for _ in range(2):
+        assert_rewritten(block.fc, lambda: checkpoint(block, x + delta, use_reentrant=True), rewritten=True)
+
+
 class Named(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -98,6 +98,7 @@ def subclass() -> nn.Module:
 
 complex_ = torch.complex64
 IMAGE, ROWS, EIGHT = torch.randn(2, 3, 5, 5), torch.randn(9, 6), torch.randn(32, 16)
+JAGGED = torch.nested.nested_tensor([torch.randn(3, 6), torch.randn(5, 6)], layout=torch.jagged)
 REFUSED = {
     "complex linear": (
         lambda: Net(lambda x, w: nn.functional.linear(x, w).abs(), 4, 6, dtype=complex_), ROWS.to(complex_), "complex",
@@ -114,6 +115,7 @@ REFUSED = {
     "integers": (lambda: Net(lambda x, w: IntegerProduct.apply(x, w), 16, 16), EIGHT, "product of integers"),
     "float8": (lambda: Net(lambda x, w: Float8Product.apply(x, w), 16, 16), EIGHT, "float8"),
     "bilinear": (bilinear, ROWS, "products of its inputs"),
+    "jagged": (lambda: Net(lambda x, w: nn.functional.linear(x, w).values(), 4, 6), JAGGED, "jagged tensor"),
     "subclass": (subclass, ROWS, "tensor subclass"),
 }  # fmt: skip
 
@@ -128,6 +130,19 @@ def test_what_cannot_be_rewritten_has_a_reason_and_a_way_out(name: str, inductor
     assert reason in findings.rejections[0].reason
     assert "on_unsupported" in advice(findings.rejections[0].remedy)
     assert any("weight" in weight for weight in findings.rejections[0].weights)
+
+
+@both
+def test_a_sum_of_products_is_named_with_another_form_of_it(inductor: bool) -> None:
+    """And that form is rewritten."""
+    x, shape = torch.randn(3, 5, 6), (3, 6, 4)
+    refused = Net(lambda x, w: torch.addbmm(torch.zeros(5, 4), x, w), *shape)
+    (rejection,) = find(joint_graph(refused, x, inductor=inductor)).rejections
+    assert "in addbmm, and that adds up a batch of products" in rejection.reason
+    assert 'torch.einsum("bij,bjk->ik", ...)' in rejection.reason
+    named = Net(lambda x, w: torch.einsum("bij,bjk->ik", x, w), *shape)
+    (match,) = find(joint_graph(named, x, inductor=inductor)).matches
+    assert match.features == 18
 
 
 def test_a_kernel_whose_size_depends_on_the_data() -> None:

@@ -44,7 +44,10 @@ def fingerprint(captured: Captured, lam: LamInput) -> tuple[Any, ...]:
         captured.naming,
         torch.is_grad_enabled(),
         torch.is_inference_mode_enabled(),
-        tuple((item.name, item.role.value, item.differentiated_inside, item.parts) for item in captured.inputs),
+        tuple(
+            (item.name, item.role.value, item.differentiated_inside, item.parts, item.jagged)
+            for item in captured.inputs
+        ),
         tuple(map(_metadata, captured.example_inputs)),
         captured.gm.print_readable(print_output=False),
         repr(stacks),

@@ -85,6 +85,7 @@ def classify(
             role(placeholder, example),
             placeholder in differentiated,
             compat.distributed_parts(example),
+            isinstance(example, torch.Tensor) and example.is_nested,
         )
         for placeholder, example in zip(placeholders, example_inputs, strict=True)
     )

@@ -19,7 +19,16 @@ from torch.fx import GraphModule, Node
 from tract_fx import compat, process_state
 from tract_fx.passes.joint_graph import GraphInput, Role
 
-__all__ = ["Origin", "dependent_outputs", "guard_roles", "note_parameter", "recording_outputs", "role_of_value"]
+__all__ = [
+    "Origin",
+    "Outputs",
+    "guard_roles",
+    "has_origin",
+    "note_parameter",
+    "outputs_of",
+    "recording_outputs",
+    "role_of_value",
+]
 
 # Below this many entries nobody looks for those whose storage is gone.
 FEWEST_TO_PRUNE = 256
@@ -27,7 +36,8 @@ FEWEST_TO_PRUNE = 256
 
 class _Kind(enum.Enum):
     OUTPUT = "output of a compiled graph that depends on a parameter"
-    SIGNAL = "leaf that requires grad and was data in a forward pass"
+    DATA = "output of a compiled graph that depends on none"
+    SIGNAL = "data that requires grad, met in a forward pass"
     PARAMETER = "leaf that functional code uses as a weight"
 
 
@@ -86,9 +96,10 @@ def role_of_value(tensor: torch.Tensor, model: object | None) -> Role:
         return Role.ACTIVATION if carried else Role.DATA
     if computed:
         return Role.ACTIVATION
-    if not tensor.is_leaf:
-        return Role.ACTIVATION if _reaches_parameter(tensor) else Role.DATA
-    if compat.is_in_backward_pass():  # checkpointing gives detached copies to the code that it runs again
+    if not tensor.is_leaf and _reaches_parameter(tensor):
+        return Role.ACTIVATION
+    # Checkpointing gives detached copies to the code that it runs again.
+    if tensor.is_leaf and compat.is_in_backward_pass():
         return Role.DATA if origin is not None and origin.kind is _Kind.SIGNAL else Role.ACTIVATION
     if origin is None:
         _note(tensor, _Kind.SIGNAL)
@@ -145,29 +156,50 @@ def _guard(computed: bool, owner: Callable[[], object | None], *, matters: bool)
     return has_same_role
 
 
-def recording_outputs(call: Callable[..., Any], positions: Sequence[int], model: object | None) -> Callable[..., Any]:
-    """``call``, whose outputs at ``positions`` are remembered, weakly; ``call`` itself where there are none.
+@dataclasses.dataclass(frozen=True)
+class Outputs:
+    """Positions of the outputs of a graph that are tensors and no inputs.
+
+    Attributes:
+        dependent: those that depend on a parameter or an activation.
+        data: the others, where code between this graph and another one may get them; else empty.
+    """
+
+    dependent: tuple[int, ...]
+    data: tuple[int, ...]
+
+
+def has_origin(tensor: torch.Tensor) -> bool:
+    """Whether the storage of a tensor has been met before, as an output of a compiled graph or as a signal."""
+    return _origin(tensor) is not None
+
+
+def recording_outputs(call: Callable[..., Any], outputs: Outputs, model: object | None) -> Callable[..., Any]:
+    """``call``, whose outputs are remembered, weakly; ``call`` itself where there is nothing to remember.
 
     Args:
         call: runs a compiled graph.
-        positions: as from :func:`dependent_outputs`.
+        outputs: as from :func:`outputs_of`.
         model: the model to which the graph belongs, if it is known.
     """
-    if not positions:
+    if not (outputs.dependent or outputs.data):
         return call
     owner = _nobody if model is None else weakref.ref(model)
 
     def recorded(*args: Any) -> Any:
-        outputs = call(*args)
-        for position in positions:
-            _note(outputs[position], _Kind.OUTPUT, owner)
-        return outputs
+        results = call(*args)
+        for position in outputs.dependent:
+            _note(results[position], _Kind.OUTPUT, owner)
+        for position in outputs.data:
+            if not has_origin(results[position]):
+                _note(results[position], _Kind.DATA, owner)
+        return results
 
     return recorded
 
 
-def dependent_outputs(gm: GraphModule, inputs: Iterable[GraphInput]) -> tuple[int, ...]:
-    """Positions of the outputs of a captured graph that are tensors and depend on a parameter or an activation."""
+def outputs_of(gm: GraphModule, inputs: Iterable[GraphInput]) -> Outputs:
+    """The outputs of a captured graph that are to be remembered."""
     placeholders = gm.graph.find_nodes(op="placeholder")
     trainable = (Role.PARAMETER, Role.ACTIVATION)
     dependent: set[Node] = {node for node, item in zip(placeholders, inputs, strict=True) if item.role in trainable}
@@ -175,12 +207,13 @@ def dependent_outputs(gm: GraphModule, inputs: Iterable[GraphInput]) -> tuple[in
     for node in gm.graph.nodes:
         if not dependent.isdisjoint(node.all_input_nodes):
             dependent.add(node)
-    outputs = gm.graph.output_node().args[0]
-    return tuple(
-        position
-        for position, node in enumerate(outputs)
-        if isinstance(node, Node)
-        and node in dependent
-        and node not in held
-        and isinstance(node.meta.get("example_value"), torch.Tensor)
+    tensors = [
+        (position, node)
+        for position, node in enumerate(gm.graph.output_node().args[0])
+        if isinstance(node, Node) and node not in held and isinstance(node.meta.get("example_value"), torch.Tensor)
+    ]
+    ended_early = compat.break_reason(gm) is not None
+    return Outputs(
+        tuple(position for position, node in tensors if node in dependent),
+        tuple(position for position, node in tensors if ended_early and node not in dependent),
     )

@@ -15,7 +15,7 @@ from tract_fx.passes.first_layer import Findings, Form, Match, Rejection, is_nam
 from tract_fx.passes.joint_graph import GraphInput, Role
 from tract_fx.records import GraphRecord, LayerMatch, LayerRejection, Severity
 
-__all__ = ["FindingsRecorder", "check_names", "report_findings"]
+__all__ = ["FindingsRecorder", "check_names", "report_findings", "warn_about_inputs"]
 
 
 class FindingsRecorder:
@@ -102,6 +102,33 @@ def report_findings(record: GraphRecord, settings: TractOptions, reported: set[s
     for rejection in record.rejections:
         if rejection.severity is not Severity.NOTE:
             warnings.warn(f"TrAct is not applied: {rejection}", TractWarning, stacklevel=2)
+
+
+def warn_about_inputs(
+    record: GraphRecord, fed_between: frozenset[str], earlier: frozenset[str], reported: set[str]
+) -> None:
+    """Warn about layers that were rewritten in a later graph and whose input was made by code between two graphs.
+
+    Args:
+        record: the findings of the later graph.
+        fed_between: names of the parameters that such inputs feed.
+        earlier: names of the parameters that other graphs of the same model rewrite.
+        reported: keys of the warnings that are given once.
+    """
+    names = {match: frozenset(match.weight.split(", ")) for match in record.matches}
+    others = earlier.difference(*names.values())
+    for match, weights in names.items():
+        key = f"made between two graphs: {match.weight}"
+        if others and weights & fed_between and key not in reported:
+            reported.add(key)
+            warnings.warn(
+                f"TrAct is applied to {match.layer or match.weight}, although code between two graphs made its input, and "
+                f"{', '.join(sorted(others))} is the start of this network, too. If that input is data, nothing is wrong. "
+                "If it was made of values that a network computed (codes, samples), leave the layer out: name the first "
+                'layers with layers=[...]. on_unsupported="ignore" silences this.',
+                TractWarning,
+                stacklevel=4,
+            )
 
 
 def check_names(layers: str | Sequence[str], frame: ModelFrame, inputs: Sequence[GraphInput]) -> None:

@@ -21,11 +21,19 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from tract_fx import process_state
+from tract_fx.compile.choices import check_choices
 from tract_fx.compile.model_names import modules_of, parameters_of
 from tract_fx.errors import TractWarning
 from tract_fx.process_state import BackendStatus, CompileStatus, Structure
 
-__all__ = ["TrainingGraph", "expect", "is_registered", "saw_graph", "saw_graph_without_gradients"]
+__all__ = [
+    "TrainingGraph",
+    "expect",
+    "is_registered",
+    "rewritten_in",
+    "saw_graph",
+    "saw_graph_without_gradients",
+]
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +65,7 @@ class TrainingGraph:
         model: the model; None when the graph does not belong to a module.
         names: names of the parameters that are inputs of the graph.
         parameters: these parameters; those that DDPOptimizer has replaced with fake tensors are left out.
-        rewritten: those that have a new gradient.
+        rewritten: those that have a new gradient, by name.
         matched: whether a layer of the graph is rewritten.
         frozen: whether the graph has weights and all of them are frozen.
         warned: whether a warning has said why no layer is rewritten.
@@ -68,7 +76,7 @@ class TrainingGraph:
     model: torch.nn.Module | None
     names: frozenset[str]
     parameters: tuple[torch.Tensor, ...]
-    rewritten: tuple[torch.Tensor, ...]
+    rewritten: Mapping[str, torch.Tensor]
     matched: bool
     frozen: bool
     warned: bool
@@ -87,7 +95,7 @@ def saw_graph(graph: TrainingGraph, owner: object, *, suppress_warnings: bool) -
     backend.reasons.update(dict.fromkeys(graph.reasons))
     if graph.enclosing is not None:
         backend.enclosing = weakref.ref(graph.enclosing)
-    process_state.rewritten.update({id(item): item for item in graph.rewritten})
+    process_state.rewritten.update({id(item): item for item in graph.rewritten.values()})
     if graph.model is None:
         return
     seen = process_state.models.setdefault(graph.model, CompileStatus(weakref.ref(owner)))
@@ -97,6 +105,13 @@ def saw_graph(graph: TrainingGraph, owner: object, *, suppress_warnings: bool) -
         each.matched |= graph.matched
         each.frozen |= graph.frozen
         each.parameters |= graph.names
+    seen.rewritten |= set(graph.rewritten)
+
+
+def rewritten_in(model: torch.nn.Module | None) -> frozenset[str]:
+    """Names of the parameters that graphs of a model rewrite so far."""
+    seen = None if model is None else process_state.models.get(model)
+    return frozenset() if seen is None else frozenset(seen.rewritten)
 
 
 def saw_graph_without_gradients(model: torch.nn.Module | None) -> None:
@@ -122,7 +137,8 @@ def _at_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
     due = [(model, seen) for model, seen in list(process_state.models.items()) if seen.due]
     backends = [each for each in list(process_state.backends.values()) if not (each.matched or each.warned)]
     _check_per_sample()
-    if not due and not backends:
+    choices = any(item.without_effect for item in list(process_state.chosen.values()))
+    if not due and not backends and not choices:
         return
     stepped = {
         id(parameter): parameter
@@ -130,7 +146,10 @@ def _at_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
         for parameter in group["params"]
         if parameter.grad is not None
     }
+    told = check_choices(stepped) if choices else []
     for model, seen in due:
+        if any(model is each for each in told):
+            continue
         trained = [(name, item) for name, item in parameters_of(model) if id(item) in stepped]
         if trained:
             seen.due = False

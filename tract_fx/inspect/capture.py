@@ -23,7 +23,7 @@ from tract_fx.compile.reporting import FindingsRecorder
 from tract_fx.errors import CaptureError, TractError
 from tract_fx.inspect.causes import first_cause, in_words, quiet
 from tract_fx.inspect.fake_model import fake_arguments, fake_model, has_values
-from tract_fx.inspect.model_copy import copied_model
+from tract_fx.inspect.model_copy import copy_or_stand_in
 from tract_fx.options import TractOptions
 from tract_fx.passes.first_layer import Findings, Match
 from tract_fx.passes.joint_graph import GraphInput
@@ -84,8 +84,9 @@ def capture(
     """Trace one call of a model with gradients enabled.
 
     The model is copied onto fake tensors. Where its Python code asks for values (detection models, ``.item()`` between
-    two graphs) a copy with values is used. A function cannot be copied: it runs on the models it refers to, with fake
-    tensors in the place of everything it computes.
+    two graphs) a copy with values is used. A model that cannot be copied runs itself, on such tensors in the place of
+    its own, which it gets back. A function cannot be copied: it runs on the models it refers to, with fake tensors in the
+    place of everything it computes.
 
     Args:
         model: a module or function; what ``torch.compile`` returned is unwrapped.
@@ -113,10 +114,10 @@ def capture(
         return Capture(tuple(recorder.graphs), untraced)
 
     mode = compat.FakeTensorMode(allow_non_fake_inputs=True)
-    fake = fake_model(model, mode) if isinstance(model, nn.Module) else model
     try:
         fake_args, fake_kwargs = fake_arguments((arguments, keywords), mode)
-        return on(fake, fake_args, fake_kwargs, mode)
+        with fake_model(model, mode) if isinstance(model, nn.Module) else contextlib.nullcontext(model) as fake:
+            return on(fake, fake_args, fake_kwargs, mode)
     except Exception as error:
         cause = first_cause(error)
         if isinstance(cause, TractError):
@@ -125,8 +126,8 @@ def capture(
         if not has_values(model, arguments, keywords):
             raise CaptureError(f"The model could not be traced without the values of its tensors. {without}") from error
     try:
-        copied = copied_model(model) if isinstance(model, nn.Module) else model
-        return dataclasses.replace(on(copied, arguments, keywords, None), on_values=without)
+        with copy_or_stand_in(model) if isinstance(model, nn.Module) else contextlib.nullcontext(model) as copied:
+            return dataclasses.replace(on(copied, arguments, keywords, None), on_values=without)
     except Exception as error:
         raise CaptureError(f"The model could not be traced. {in_words(first_cause(error))}") from error
 

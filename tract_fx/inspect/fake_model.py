@@ -6,8 +6,9 @@ the original.
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from tract_fx.compat import FakeCopyMode, FakeTensor, FakeTensorMode
+from tract_fx.inspect.model_copy import with_tensors
 
 __all__ = ["fake_arguments", "fake_model", "has_values"]
 
@@ -26,15 +28,24 @@ def has_values(model: Callable[..., Any], *arguments: Any) -> bool:
     return not any(isinstance(tensor, FakeTensor) or tensor.is_meta for tensor in (*held, *given))
 
 
-def fake_model(model: nn.Module, mode: FakeTensorMode) -> nn.Module:
-    """A copy on fake tensors of ``mode``; what is on ``meta`` is taken for a CPU's."""
-    with FakeCopyMode(mode):
-        copied = copy.deepcopy(model)
+@contextlib.contextmanager
+def fake_model(model: nn.Module, mode: FakeTensorMode) -> Iterator[nn.Module]:
+    """A copy on fake tensors of ``mode``; what is on ``meta`` is taken for a CPU's.
+
+    A model that cannot be copied is itself given fake tensors for the time.
+    """
     made: dict[torch.Tensor, torch.Tensor] = {}
+    copied: nn.Module | None = None
+    with contextlib.suppress(Exception), FakeCopyMode(mode):  # whatever the user's own classes raise
+        copied = copy.deepcopy(model)
+    if copied is None:
+        with with_tensors(model, lambda tensor: _in_mode(tensor, mode, made)):
+            yield model
+        return
     for module in copied.modules():
         for held in (module._parameters, module._buffers):
             held.update({name: _in_mode(tensor, mode, made) for name, tensor in held.items() if tensor is not None})
-    return copied
+    yield copied
 
 
 def fake_arguments(arguments: Any, mode: FakeTensorMode) -> Any:

@@ -1,16 +1,18 @@
-"""Copies of models that ``copy.deepcopy`` refuses."""
+"""Copies of models that ``copy.deepcopy`` refuses, and what stands in for a copy where there is none."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
 
-__all__ = ["copied_model"]
+__all__ = ["copied_model", "copy_or_stand_in", "with_tensors"]
 
 
 def copied_model(model: nn.Module) -> nn.Module:
@@ -42,3 +44,53 @@ class _WithoutHistory(TorchFunctionMode):
                 memo[id(tensor)] = tensor.detach().clone().requires_grad_()
             return memo[id(tensor)]
         return func(*args, **(kwargs or {}))
+
+
+@contextlib.contextmanager
+def copy_or_stand_in(model: nn.Module) -> Iterator[nn.Module]:
+    """A copy of a model with values; where it cannot be copied, the model itself on copies of its tensors."""
+    copied: nn.Module | None = None
+    with contextlib.suppress(Exception):  # whatever the user's own classes raise
+        copied = copied_model(model)
+    if copied is not None:
+        yield copied
+        return
+    with with_tensors(model, _copied_tensor):
+        yield model
+
+
+@contextlib.contextmanager
+def with_tensors(model: nn.Module, replaced: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Give a model other tensors for a while: parameters, buffers and attributes, each replaced once.
+
+    Afterwards the attributes of all its modules are what they were. What its code does to other objects remains.
+    """
+    made: dict[int, Tensor] = {}
+    originals = [(module, dict(vars(module))) for module in model.modules()]
+    held = [
+        tensor for _, attributes in originals for tensor in pytree.tree_leaves(attributes)
+    ]  # keeps each ``id`` unique
+
+    def other(tensor: Tensor) -> Tensor:
+        if id(tensor) not in made:
+            made[id(tensor)] = replaced(tensor)
+        return made[id(tensor)]
+
+    try:
+        for module, attributes in originals:
+            vars(module).update(
+                (name, pytree.tree_map_only(torch.Tensor, other, value))
+                for name, value in attributes.items()
+                if any(isinstance(leaf, torch.Tensor) for leaf in pytree.tree_leaves(value))
+            )
+        yield
+    finally:
+        held.clear()
+        for module, attributes in originals:
+            vars(module).clear()
+            vars(module).update(attributes)
+
+
+def _copied_tensor(tensor: Tensor) -> Tensor:
+    copied = tensor.detach().clone()
+    return nn.Parameter(copied, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else copied

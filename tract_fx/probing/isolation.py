@@ -13,34 +13,30 @@ from torch import nn
 
 from tract_fx.compat import compiled_module
 from tract_fx.errors import ProbeError
-from tract_fx.inspect.model_copy import copied_model
+from tract_fx.inspect.model_copy import copy_or_stand_in
 
 __all__ = ["copied", "preserve_rng_state"]
 
 _WRAPPERS = (nn.parallel.DistributedDataParallel, nn.DataParallel)
 
 
-def copied(model: nn.Module) -> nn.Module:
+@contextlib.contextmanager
+def copied(model: nn.Module) -> Iterator[nn.Module]:
     """A copy of a model, without what ``torch.compile`` and data parallelism have put around it and without gradients.
 
+    A model that cannot be copied runs itself, on copies of its tensors, and has its own back afterwards.
+
     Raises:
-        ProbeError: when it is no module, or one that cannot be copied.
+        ProbeError: when it is no module.
     """
     if not isinstance(model, nn.Module):
         raise ProbeError(f"probe needs a torch.nn.Module, not {type(model).__name__}: a function cannot be copied.")
     model = compiled_module(model) or model
     while isinstance(model, _WRAPPERS):
         model = model.module
-    try:
-        twin = copied_model(model)
-    except Exception as error:  # whatever the user's own classes raise
-        raise ProbeError(
-            f"{type(model).__name__} cannot be copied ({type(error).__name__}: {error}), and probe runs on a copy, so that "
-            "buffers, gradients and random numbers of the model stay as they are. Give it a model made for the purpose, "
-            "with the state_dict of this one."
-        ) from error
-    twin.zero_grad(set_to_none=True)
-    return twin
+    with copy_or_stand_in(model) as twin:
+        twin.zero_grad(set_to_none=True)
+        yield twin
 
 
 @contextlib.contextmanager

@@ -73,7 +73,7 @@ def probe(
     Raises:
         OptionError: for an argument that is not allowed.
         UnknownLayerError: for a name in ``layers`` that the model does not have.
-        ProbeError: when the model cannot be copied or does not accept a batch, the loader is empty or yields something
+        ProbeError: when the model is no module or does not accept a batch, the loader is empty or yields something
             else, or no first layer got a gradient; the message says why.
     """
     options = TractOptions(lam=lam, layers=layers, on_unsupported="ignore", inner="aot_eager", relative=relative)
@@ -85,8 +85,8 @@ def probe(
         raise OptionError(f"loader={loader!r} is not allowed: it must yield batches, such as a DataLoader or a list.")
     observers = LayerObservers(lams, relative=options.relative)
     backend = TractBackend(options, observers.compile_graph, trains=False)
-    with preserve_rng_state(loader), torch.inference_mode(False), torch.enable_grad():
-        count, loss_words = _run(copied(model), loader, backend, observers, batches, loss)
+    with preserve_rng_state(loader), torch.inference_mode(False), torch.enable_grad(), copied(model) as twin:
+        count, loss_words = _run(twin, loader, backend, observers, batches, loss)
     if not count:
         raise ProbeError("The loader yields no batch.")
     seen = [layer for layer in observers.layers.values() if layer.observer.calls]

@@ -47,6 +47,16 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
             def __deepcopy__(self, memo):
                 raise SystemExit(4)
+
+        class Busy(nn.Linear):
+            def __init__(self):
+                super().__init__(48, 2)
+
+            def __deepcopy__(self, memo):
+                raise TypeError("it holds the handle of a device")
+
+            def forward(self, x):
+                raise ValueError("the device is busy")
     """
     monkeypatch.chdir(tmp_path)
     Path("broken_models.py").write_text(textwrap.dedent(code))
@@ -114,6 +124,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         (f"{COMPARE} --data good --input 3x5x5", "cannot be run on images of 3x5x5: RuntimeError: "),
         ("compare broken_models:leaves --data good --input 3x4x4", "calling it failed: SystemExit: 3"),
         ("compare broken_models:norms --data good", "did you mean 'norm'"),
+        ("explain broken_models:Busy --input 3x4x4", "ValueError: the device is busy"),
+        ("probe broken_models:Busy --data good --input 3x4x4", "ValueError: the device is busy"),
         ("explain broken_models:leaves --input 3x4x4", "calling it failed: SystemExit: 3"),
     ],
 )

@@ -159,6 +159,38 @@ def test_what_needs_values_is_run_on_a_copy_and_said() -> None:
     assert not any("real tensors" in note for note in explain(stem(), images()).notes)
 
 
+@pytest.mark.parametrize("values", [False, True])
+def test_a_model_that_cannot_be_copied_keeps_its_tensors(values: bool) -> None:
+    """Fake tensors, or copies with values, stand in for its own, in lists as well, for the time."""
+
+    class Uncopyable(AsksForValues if values else nn.Sequential):
+        def __deepcopy__(self, memo: object) -> None:
+            raise TypeError("it holds the handle of a device")
+
+    model = Uncopyable() if values else Uncopyable(nn.Linear(4, 3), nn.Tanh())
+    model.scales = [torch.ones(3)]
+    before, scale = {name: (item, item.clone()) for name, item in model.named_parameters()}, model.scales[0]
+    explanation = explain(model, images(6, 4))
+    assert len(explanation.matches) == 1
+    assert any("real tensors" in note for note in explanation.notes) == values
+    assert all(item is before[name][0] and torch.equal(*before[name]) for name, item in model.named_parameters())
+    assert model.scales[0] is scale
+    assert type(scale) is torch.Tensor
+    assert all(item.grad is None for item in model.parameters())
+
+
+def test_a_model_that_can_neither_be_copied_nor_run_fails_in_its_own_words() -> None:
+    class Uncopyable(nn.Linear):
+        def __deepcopy__(self, memo: object) -> None:
+            raise TypeError("it holds the handle of a device")
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise ValueError("the device is busy")
+
+    with pytest.raises(tract_fx.CaptureError, match="ValueError: the device is busy"):
+        explain(Uncopyable(4, 4), images(6, 4))
+
+
 def test_what_needs_values_and_has_none_is_an_error() -> None:
     with torch.device("meta"):
         model = AsksForValues()

@@ -167,11 +167,23 @@ def test_it_needs_no_gradient_mode_of_its_caller() -> None:
         assert torch.is_inference_mode_enabled()
 
 
-def test_a_model_that_cannot_be_copied_is_refused_in_words() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh())
+def test_a_model_that_cannot_be_copied_is_probed_on_copies_of_its_tensors() -> None:
+    """It finds what a copy finds, and leaves the model its own tensors, values and gradients."""
+    model = Net()
+    twin = copy.deepcopy(model)
     model.lock = threading.Lock()
-    with pytest.raises(ProbeError, match=r"Sequential cannot be copied \(TypeError: .*lock.*state_dict"):
-        probe(model, [IMAGES])
+    model(IMAGES[:4].clone()).sum().backward()
+    held = dict(vars(model.norm)), dict(model.norm._buffers), dict(model.conv._parameters)
+    state = copy.deepcopy(model.state_dict())
+    gradient = model.conv.weight.grad.clone()
+    twin.load_state_dict(state)
+    torch.manual_seed(0)
+    expected = probe(twin, IMAGES.split(6)).to_dict()
+    torch.manual_seed(0)
+    assert probe(model, IMAGES.split(6)).to_dict() == expected
+    assert (vars(model.norm), model.norm._buffers, model.conv._parameters) == held
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert torch.equal(model.conv.weight.grad, gradient)
 
 
 def test_a_function_is_refused() -> None:
