@@ -30,6 +30,7 @@ class PassMeasures:
     Attributes:
         rows: ``r``.
         cosines, kept, reshaped: see :class:`~tract_fx.probing.spectrum.Spectrum`, one number for each ``lam``.
+        raised: what each ``lam`` was raised to, in squared inputs; 0 where it was not.
         mean_eigenvalue: ``tr(C) / n``, averaged over groups.
     """
 
@@ -37,6 +38,7 @@ class PassMeasures:
     cosines: tuple[float, ...]
     kept: tuple[float, ...]
     reshaped: tuple[float, ...]
+    raised: tuple[float, ...]
     mean_eigenvalue: float
 
 
@@ -166,10 +168,9 @@ class StreamingObserver:
         means = spectrum.eigenvalues.sum(1) / features
         if self.relative:
             spectrum = dataclasses.replace(spectrum, unit=means)
-        cosines, kept, reshaped = (
-            tuple(measure(lam) for lam in self.lams) for measure in (spectrum.cosine, spectrum.kept, spectrum.reshaped)
-        )
-        self.passes.append(PassMeasures(rows, cosines, kept, reshaped, means.mean().item()))
+        measures = (spectrum.cosine, spectrum.kept, spectrum.reshaped, spectrum.raised)
+        of_lams = (tuple(measure(lam) for lam in self.lams) for measure in measures)
+        self.passes.append(PassMeasures(rows, *of_lams, means.mean().item()))
 
 
 def _sum_of_rows(input: Tensor, geometry: PatchGeometry) -> tuple[Tensor, int]:

@@ -8,6 +8,7 @@ import math
 import statistics
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from tract_fx.inspect.formatting import describe_lam
@@ -29,9 +30,11 @@ class ConcernKind(enum.Enum):
     NEAR_CONSTANT = "near-constant samples"
     LOW_CONTRAST = "low contrast"
     DEAD_CHANNEL = "dead channel"
+    DIFFERENT_UNITS = "different units"
     DUPLICATED_CHANNELS = "duplicated channels"
     LAM_TOO_LARGE = "lam too large"
     LAM_TOO_SMALL = "lam too small"
+    LAM_RAISED = "lam raised"
     ILL_CONDITIONED = "ill-conditioned"
     FEW_ROWS = "fewer rows than features"
     WHITE = "white"
@@ -68,8 +71,9 @@ class ValueSummary:
         constant: share of them with one value in each channel.
         near_constant: share with a standard deviation below a hundredth of that of their batch.
         contrast: root mean square over the others of the standard deviation within one; None without others.
-        dead: channels that hardly vary while others do.
+        dead: channels that do not vary beyond the rounding of float32.
         duplicates: sets of channels that are copies of each other up to scale and offset.
+        zero_one: features of a product that are only 0 and 1, such as one-hot columns, and not always the same.
     """
 
     mean: Tensor
@@ -82,6 +86,19 @@ class ValueSummary:
     contrast: float | None
     dead: tuple[int, ...]
     duplicates: tuple[tuple[int, ...], ...]
+    zero_one: tuple[int, ...] = ()
+
+    @property
+    def measured(self) -> Tensor:
+        """Which channels have a unit: not those that are constant, nor those of 0 and 1; ``(channels,)``."""
+        kept = torch.ones(len(self.std), dtype=torch.bool)
+        kept[[*self.dead, *self.zero_one]] = False
+        return kept
+
+    def of(self, channels: Tensor) -> ValueSummary:
+        """Means and ranges of some channels only, ``(channels,)`` of bool."""
+        fields = ("mean", "std", "minimum", "maximum")
+        return dataclasses.replace(self, **{field: getattr(self, field)[channels] for field in fields})
 
     @property
     def overall_std(self) -> float:
@@ -145,6 +162,8 @@ class LayerProbe:
         warnings: what is unusual.
         relative: whether every ``lam`` is in units of the mean eigenvalue ``tr(C) / n``.
         mean_eigenvalues: ``tr(C) / n`` of each backward pass with a usable gradient, averaged over groups.
+        raised: the regularisation in squared inputs of the backward pass where it was raised most, because float64 could not
+            have told ``lam`` from zero beside the inputs' squares; None where ``lam`` was used as it is.
         unit_of_lam: whether a relative or an absolute ``lam`` suits these data, and why; empty without data.
     """
 
@@ -172,6 +191,7 @@ class LayerProbe:
     warnings: tuple[Concern, ...] = ()
     relative: bool = False
     mean_eigenvalues: tuple[float, ...] = ()
+    raised: float | None = None
     unit_of_lam: str = ""
 
     @property

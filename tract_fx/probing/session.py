@@ -18,7 +18,8 @@ from tract_fx.inspect.causes import first_cause, in_words, quiet
 from tract_fx.options import DEFAULT_LAM, TractOptions, check_count, check_lam
 from tract_fx.probing.backend import LayerObservers, ObservedLayer, isolated_compile
 from tract_fx.probing.batches import Batch, tensors_in
-from tract_fx.probing.diagnosis import dead_channels, diagnose, duplicated_channels
+from tract_fx.probing.channels import constant_channels, duplicated_channels
+from tract_fx.probing.diagnosis import diagnose
 from tract_fx.probing.isolation import copied, preserve_rng_state
 from tract_fx.probing.losses import GIVEN, default_loss
 from tract_fx.probing.observer import LARGEST_POOLED, StreamingObserver
@@ -199,6 +200,7 @@ def _probe_of(layer: ObservedLayer, lam: float) -> LayerProbe:
         bad_gradients=observer.bad_gradients,
         zero_gradients=observer.zero_gradients,
         relative=observer.relative,
+        raised=max((item.raised[number] for item in observer.passes), default=0.0) or None,
         mean_eigenvalues=tuple(item.mean_eigenvalue for item in observer.passes),
     )
     return dataclasses.replace(probed, warnings=diagnose(probed), unit_of_lam=unit_of_lam(probed))
@@ -231,6 +233,8 @@ def _grid_points(observer: StreamingObserver, eigenvalues: Tensor) -> tuple[Grid
 def _values_of(observer: StreamingObserver) -> ValueSummary:
     values = observer.values
     mean, std = values.mean.cpu(), values.std.cpu()
+    minimum, maximum = values.minimum.cpu(), values.maximum.cpu()
+    dead = constant_channels(std, minimum, maximum)
     products = None if values.cross is None else values.cross.cpu() / values.count
     moments = None
     if products is None and not observer.geometry.kernel_size and len(mean) <= LARGEST_POOLED:
@@ -240,12 +244,13 @@ def _values_of(observer: StreamingObserver) -> ValueSummary:
     return ValueSummary(
         mean=mean,
         std=std,
-        minimum=values.minimum.cpu(),
-        maximum=values.maximum.cpu(),
+        minimum=minimum,
+        maximum=maximum,
         samples=values.samples,
         constant=values.constant / values.samples,
         near_constant=values.near_constant / values.samples,
         contrast=values.contrast,
-        dead=dead_channels(std),
+        dead=dead,
         duplicates=() if products is None else duplicated_channels(mean, std, products),
+        zero_one=tuple(index for index in values.zero_one.nonzero().flatten().tolist() if index not in dead),
     )

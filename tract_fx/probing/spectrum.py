@@ -71,6 +71,12 @@ class Spectrum:
         """Share of the energy of ``G`` along eigenvectors with ``s > lam``: there TrAct divides by the covariance."""
         return (self.energies[self.eigenvalues > self._scaled(lam)].sum() / self.energies.sum()).item()
 
+    def raised(self, lam: float) -> float:
+        """The largest regularisation of a group that :func:`~tract_fx.ops.solve.regularise` raises; 0 where none is."""
+        asked = torch.zeros(len(self.matrix), dtype=torch.float64, device=self.matrix.device) + lam * self.unit
+        added = shift(self.matrix, lam * self.unit)
+        return torch.where(added > asked, added, 0.0).max().item()
+
     def _denominators(self, lam: float) -> Tensor:
         return self.eigenvalues + shift(self.matrix, lam * self.unit)[:, None]
 

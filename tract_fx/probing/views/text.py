@@ -14,6 +14,7 @@ from rich.text import Text
 
 from tract_fx.inspect.formatting import describe_lam, human, refusal
 from tract_fx.probing.result import GridPoint, LayerProbe, ProbeResult, ValueSummary
+from tract_fx.probing.vocabulary import Words, words_for
 from tract_fx.records import Severity
 
 __all__ = ["as_text", "report"]
@@ -71,7 +72,7 @@ def _facts(layer: LayerProbe) -> Iterator[tuple[str, str]]:
         each = f"each of {layer.passes} backward passes" if layer.passes > 1 else "the only backward pass"
         yield "rows", f"{_rows(layer.rows)} of {layer.features:,} features in {each}"
     if layer.values is not None:
-        yield from _values(layer.values, is_image=bool(layer.geometry.kernel_size))
+        yield from _values(layer.values, words_for(layer.geometry))
     if layer.eigenvalues.numel():
         largest, smallest = layer.eigenvalues[:, 0].max().item(), layer.eigenvalues[:, -1].min().item()
         smallest = smallest if math.isfinite(layer.condition) else 0.0
@@ -88,7 +89,7 @@ def _facts(layer: LayerProbe) -> Iterator[tuple[str, str]]:
         yield "cosine", f"{layer.at_lam.cosine:.3f} between TrAct's gradient and the plain one{spread}"
 
 
-def _values(values: ValueSummary, *, is_image: bool) -> Iterator[tuple[str, str]]:
+def _values(values: ValueSummary, words: Words) -> Iterator[tuple[str, str]]:
     low, high, scale = values.minimum.min().item(), values.maximum.max().item(), values.overall_std
     if len(values.mean) <= CHANNELS_LISTED:
         mean, std = (", ".join(_short(item, scale) for item in tensor.tolist()) for tensor in (values.mean, values.std))
@@ -96,7 +97,7 @@ def _values(values: ValueSummary, *, is_image: bool) -> Iterator[tuple[str, str]
         mean, std = _short(values.mean.mean().item(), scale), _short(scale)
     yield "inputs", f"{_short(low)} to {_short(high)}; mean {mean}; standard deviation {std}"
     contrast = "none" if values.contrast is None else f"{values.contrast:.2g} within one"
-    noun = "images" if is_image else "samples"
+    noun = words.samples
     near = f"; {_percent(values.near_constant)} nearly constant" if values.near_constant else ""
     yield noun, f"{values.samples:,}; standard deviation {contrast}{near}"
 
