@@ -17,6 +17,7 @@ from tract_fx.compile.inputs import classify, guard_names
 from tract_fx.compile.lam_input import LamValue
 from tract_fx.compile.model_frame import ModelFrame, current_frame, enclosing_model
 from tract_fx.compile.origins import dependent_outputs, recording_outputs
+from tract_fx.compile.raised_lam import watching_lam
 from tract_fx.compile.reporting import check_names, report_findings
 from tract_fx.distributed import agreement
 from tract_fx.distributed.groups import sharing_groups, warn_about_own_covariance
@@ -310,7 +311,10 @@ class TractBackend:
         self._records.append(compiled.record)
         if self._trains:
             self._report(captured, frame, compiled)
-            return recording_outputs(compiled.call, computed, frame.model)
+            call = compiled.call
+            if settings.on_unsupported != "ignore":
+                call = watching_lam(call, compiled.record, self._lam, self._warned)
+            return recording_outputs(call, computed, frame.model)
         return compiled.call
 
     def _report(self, captured: Captured, frame: ModelFrame, compiled: Compiled) -> None:

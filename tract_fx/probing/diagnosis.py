@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from tract_fx.probing.harm import likely_harm
 from tract_fx.probing.result import Concern, ConcernKind, LayerProbe
 from tract_fx.probing.value_checks import VALUE_CHECKS, Found, of_passes
 
@@ -39,6 +40,7 @@ CONSEQUENCES = {
         ConcernKind.DIFFERENT_UNITS,
     ),
     ConcernKind.LAM_RAISED: (ConcernKind.ILL_CONDITIONED, ConcernKind.LAM_TOO_SMALL),
+    ConcernKind.HARM: (ConcernKind.FEW_ROWS,),
     ConcernKind.NEAR_CONSTANT: (ConcernKind.LOW_CONTRAST,),
 }
 
@@ -103,7 +105,7 @@ def _rows(probe: LayerProbe) -> Iterator[Found]:
         yield (
             ConcernKind.FEW_ROWS,
             f"a batch has {rows:,} rows, fewer than the {probe.features:,} features",
-            "Its covariance fits the batch rather than the data. Take larger batches, or a larger lam.",
+            "Its covariance fits the batch rather than the data. Take a larger lam, or larger batches.",
         )
 
 
@@ -125,4 +127,4 @@ def _gradient(probe: LayerProbe) -> Iterator[Found]:
         )
 
 
-CHECKS: tuple[Check, ...] = (*VALUE_CHECKS, _lam, _raised, _rows, _gradient)
+CHECKS: tuple[Check, ...] = (*VALUE_CHECKS, _lam, _raised, _rows, likely_harm, _gradient)
