@@ -372,7 +372,7 @@ def _no_first_layer(
 
 def _without_gradient(joint: JointGraph, use: FirstParameterUse) -> str:
     """Why a layer has no weight gradient: its frozen weight by name, where that is the reason."""
-    weights = {node for operand in use.node.all_input_nodes for node in _same_values(operand)}
+    weights = {node for operand in use.node.all_input_nodes for node in same_values(operand)}
     frozen = sorted(
         joint.input_of[node].name
         for node in weights & joint.input_of.keys()
@@ -383,7 +383,7 @@ def _without_gradient(joint: JointGraph, use: FirstParameterUse) -> str:
     return f"the gradient of {', '.join(use.parameters)} is not computed here"
 
 
-def _same_values(node: Node) -> Iterator[Node]:
+def same_values(node: Node) -> Iterator[Node]:
     """A node, and those whose values it has in another order or dtype."""
     yield node
     while target_of(node) in SAME_VALUES:

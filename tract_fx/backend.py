@@ -19,6 +19,7 @@ from tract_fx.compile.inputs import classify, guard_names
 from tract_fx.compile.lam_input import LamValue
 from tract_fx.compile.model_frame import ModelFrame, current_frame, enclosing_model
 from tract_fx.compile.origins import outputs_of, recording_outputs
+from tract_fx.compile.raised_lam import watching_lam
 from tract_fx.compile.reporting import check_names, report_findings, warn_about_inputs
 from tract_fx.compile.second_uses import watch, watching
 from tract_fx.distributed import agreement
@@ -317,6 +318,8 @@ class TractBackend:
             self._warn_about_inputs(frame, compiled, fed_between)
             self._report(captured, frame, compiled)
             call = watching(compiled.call) if torch.is_grad_enabled() else compiled.call
+            if settings.on_unsupported != "ignore":
+                call = watching_lam(call, compiled.record, self._lam, self._warned)
             return recording_outputs(call, outputs, frame.model)
         return compiled.call
 

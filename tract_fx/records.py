@@ -140,11 +140,14 @@ class GraphRecord:
         matches: the layers that were rewritten, in the order of the graph.
         rejections: the layers and operations that were considered and not rewritten.
         has_gradients: whether the graph computes gradients.
+        sources: for each match the position of the graph's input that the layer is fed with as it is, up to views and casts;
+            None where it is fed with something else.
     """
 
     matches: tuple[LayerMatch, ...] = ()
     rejections: tuple[LayerRejection, ...] = ()
     has_gradients: bool = False
+    sources: tuple[int | None, ...] = ()
 
     def __str__(self) -> str:
         """One line that lists every layer that was rewritten, and every one that was not."""
@@ -169,4 +172,5 @@ class GraphRecord:
             tuple(LayerMatch(**match | {"blocks": tuple(match["blocks"])}) for match in data["matches"]),
             tuple(LayerRejection(**rejection) for rejection in data["rejections"]),
             data["has_gradients"],
+            tuple(data["sources"]),
         )

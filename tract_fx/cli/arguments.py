@@ -17,6 +17,7 @@ __all__ = [
     "add_shared",
     "count",
     "floats",
+    "layer_names",
     "path",
     "positive",
     "positives",
@@ -120,6 +121,11 @@ def path(text: str) -> Path:
     return Path(text)
 
 
+def layer_names(text: str) -> str | list[str]:
+    """Reads `first`, or names with commas between them."""
+    return text if text == "first" else [name.strip() for name in text.split(",")]
+
+
 def _square(text: str) -> tuple[int, int]:
     side = count(1)(text)
     return side, side
@@ -132,12 +138,20 @@ SHARED: dict[str, dict[str, Any]] = {
     "--data": {"type": path, "metavar": "PATH"},
     "--device": {"metavar": "NAME", "help": "torch device (default: cuda where there is one, else cpu)"},
     "--epochs": {"type": count(1), "metavar": "N"},
+    "--html": {"type": path, "metavar": "FILE"},
     "--inner": {
         "choices": ("inductor", "aot_eager"),
         "help": "compiler behind all sides; aot_eager generates no code (default: inductor where there is a C++ compiler)",
     },
     "--input": {"type": shape, "metavar": "SHAPE"},
+    "--json": {"type": path, "metavar": "FILE", "help": "write the findings for other tools"},
     "--lam": {"type": positive, "default": 0.1, "metavar": "X", "help": "TrAct's regularisation (default: 0.1)"},
+    "--layers": {
+        "type": layer_names,
+        "default": "first",
+        "metavar": "NAMES",
+        "help": "names of layers, with commas (default: every first layer)",
+    },
     "--limit": {
         "type": count(0),
         "default": 10_000,

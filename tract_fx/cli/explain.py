@@ -4,7 +4,7 @@ import argparse
 import json
 from typing import Any
 
-from tract_fx.cli.arguments import FOUND, SUCCESS, add_shared, path, subcommand
+from tract_fx.cli.arguments import FOUND, SUCCESS, add_shared, subcommand
 
 __all__ = ["declare", "run"]
 
@@ -22,10 +22,10 @@ def declare(commands: Any, epilog: str) -> None:
     add("--dtype", choices=(*DTYPES, *DTYPES.values()), default="fp32", help="of model and input (default: fp32)")
     add_shared(parser, "--lam")
     add_shared(parser, "--relative")
-    add("--layers", default="first", metavar="NAMES", help="names of layers, with commas (default: every first layer)")
+    add_shared(parser, "--layers")
     add("--dynamic", action="store_true", help="with sizes as symbols, as for torch.compile(dynamic=True)")
-    add("--html", type=path, metavar="FILE", help="write a page with the graphs before and after, and the costs")
-    add("--json", type=path, metavar="FILE", help="write the findings for other tools")
+    add_shared(parser, "--html", help="write a page with the graphs before and after, and the costs")
+    add_shared(parser, "--json")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -73,13 +73,12 @@ def _explain_loaded(loaded: Any, args: argparse.Namespace) -> Any:
         lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor,
         loaded.arguments(args.batch, args.input),
     )
-    layers = "first" if args.layers == "first" else [name.strip() for name in args.layers.split(",")]
     return tract_fx.explain(
         loaded.model.to(dtype),
         *positional,
         lam=args.lam,
         relative=args.relative,
-        layers=layers,
+        layers=args.layers,
         dynamic=True if args.dynamic else None,
         **keywords,
     )

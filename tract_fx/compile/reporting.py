@@ -5,13 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 
+from tract_fx import compat
 from tract_fx.compile.logs import log_findings
 from tract_fx.compile.model_frame import ModelFrame
 from tract_fx.compile.remedies import advice
 from tract_fx.errors import TractWarning, UnknownLayerError, UnsupportedLayerError
 from tract_fx.ops.transposed import TransposedGeometry
 from tract_fx.options import TractOptions, closest
-from tract_fx.passes.first_layer import Findings, Form, Match, Rejection, is_named
+from tract_fx.passes.first_layer import Findings, Form, Match, Rejection, is_named, same_values
 from tract_fx.passes.joint_graph import GraphInput, Role
 from tract_fx.records import GraphRecord, LayerMatch, LayerRejection, Severity
 
@@ -45,6 +46,7 @@ class FindingsRecorder:
             tuple(_describe_match(match, self.settings.relative) for match in findings.matches),
             tuple(map(_describe_rejection, findings.rejections)),
             findings.has_gradients,
+            tuple(map(_source, findings.matches)),
         )
         unsupported = [item for item in self.record.rejections if item.severity is Severity.ERROR]
         if unsupported and self.settings.on_unsupported == "error":
@@ -64,6 +66,12 @@ def _describe_match(match: Match, relative: bool) -> LayerMatch:
         blocks=_blocks(match),
         relative=relative,
     )
+
+
+def _source(match: Match) -> int | None:
+    *_, node = same_values(match.call.input)
+    desc = node.meta.get("desc")
+    return desc.idx if isinstance(desc, compat.PlainAOTInput) else None
 
 
 def _blocks(match: Match) -> tuple[int | str, ...]:

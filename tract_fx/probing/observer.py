@@ -11,7 +11,8 @@ from torch import Tensor
 from tract_fx.ops.gram import gram
 from tract_fx.ops.patches import PatchGeometry, pad, patch_view, unfold_patches
 from tract_fx.ops.transposed import as_convolution
-from tract_fx.probing.spectrum import Spectrum, dual_spectrum, eigenpairs, primal_spectrum
+from tract_fx.probing.generalisation import Agreement, BatchMoments, agreement_of
+from tract_fx.probing.spectrum import Spectrum, dual_spectrum, eigenpairs, primal_spectrum, row_space
 from tract_fx.probing.values import CHUNK_ELEMENTS, ValueStatistics
 
 __all__ = ["LARGEST_POOLED", "PassMeasures", "Pooled", "StreamingObserver"]
@@ -29,7 +30,9 @@ class PassMeasures:
 
     Attributes:
         rows: ``r``.
-        cosines, kept, reshaped: see :class:`~tract_fx.probing.spectrum.Spectrum`, one number for each ``lam``.
+        cosines, kept, reshaped, grown: see :class:`~tract_fx.probing.spectrum.Spectrum`, one number for each ``lam``.
+        raised: what each ``lam`` was raised to, in squared inputs; 0 where it was not.
+        norm: ``|G|``.
         mean_eigenvalue: ``tr(C) / n``, averaged over groups.
     """
 
@@ -37,6 +40,9 @@ class PassMeasures:
     cosines: tuple[float, ...]
     kept: tuple[float, ...]
     reshaped: tuple[float, ...]
+    raised: tuple[float, ...]
+    grown: tuple[float, ...]
+    norm: float
     mean_eigenvalue: float
 
 
@@ -70,6 +76,7 @@ class StreamingObserver:
         samples: examples of the loader in the batch that runs; to be set before each.
         values: statistics of the inputs.
         passes: measures of the backward passes with a finite gradient that is not zero.
+        agreements: of gradients of one backward pass with the next one, and of that with the one before it.
         rows: ``r`` of every backward pass with finite inputs.
         bad_inputs, bad_gradients, zero_gradients: numbers of backward passes with NaN or infinity in what the layer saw or
             in its gradient, and with a gradient of zero.
@@ -93,12 +100,14 @@ class StreamingObserver:
         self.samples = 0
         self.values = ValueStatistics()
         self.passes: list[PassMeasures] = []
+        self.agreements: list[Agreement] = []
         self.rows: list[int] = []
         self.bad_inputs = self.bad_gradients = self.zero_gradients = 0
         self.weight = torch.zeros(0)
         self._gram: Tensor | None = None
         self._sum: Tensor | None = None
         self._largest: Pooled | None = None
+        self._before: BatchMoments | None = None
 
     @property
     def calls(self) -> int:
@@ -151,25 +160,34 @@ class StreamingObserver:
         if not bool(gradient.isfinite().all()) or not bool(output_gradient.isfinite().all()):
             self.bad_gradients += 1
             return
-        if rows < features and not self.shares_batch:
+        is_dual = rows < features and not self.shares_batch
+        if is_dual:
             spectrum = dual_spectrum(input, output_gradient, geometry)
         else:
             spectrum = primal_spectrum(gram(input, geometry) / rows if covariance is None else covariance, gradient)
         if features > LARGEST_POOLED and rows == max(self.rows):
             self._largest = _of_one_batch(spectrum, input, geometry)
-        self._measure(spectrum, rows, features)
-
-    def _measure(self, spectrum: Spectrum, rows: int, features: int) -> None:
         if spectrum.norm == 0:
             self.zero_gradients += 1
             return
         means = spectrum.eigenvalues.sum(1) / features
         if self.relative:
             spectrum = dataclasses.replace(spectrum, unit=means)
-        cosines, kept, reshaped = (
-            tuple(measure(lam) for lam in self.lams) for measure in (spectrum.cosine, spectrum.kept, spectrum.reshaped)
-        )
-        self.passes.append(PassMeasures(rows, cosines, kept, reshaped, means.mean().item()))
+        self._measure(spectrum, rows, means.mean().item())
+        if covariance is not None:
+            vectors = row_space(input, spectrum, geometry) if is_dual else spectrum.vectors
+            self._compare(BatchMoments.of(covariance, vectors, spectrum, gradient, output_gradient, rows))
+
+    def _measure(self, spectrum: Spectrum, rows: int, mean_eigenvalue: float) -> None:
+        measures = (spectrum.cosine, spectrum.kept, spectrum.reshaped, spectrum.raised, spectrum.grown)
+        of_lams = (tuple(measure(lam) for lam in self.lams) for measure in measures)
+        self.passes.append(PassMeasures(rows, *of_lams, spectrum.norm, mean_eigenvalue))
+
+    def _compare(self, moments: BatchMoments) -> None:
+        if self._before is not None:
+            self.agreements.append(agreement_of(self._before, moments, self.lams))
+            self.agreements.append(agreement_of(moments, self._before, self.lams))
+        self._before = moments
 
 
 def _sum_of_rows(input: Tensor, geometry: PatchGeometry) -> tuple[Tensor, int]:

@@ -8,6 +8,7 @@ import math
 import statistics
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from tract_fx.inspect.formatting import describe_lam
@@ -20,6 +21,9 @@ __all__ = ["Concern", "ConcernKind", "GridPoint", "LayerProbe", "ProbeResult", "
 # Per-channel and per-feature lists longer than this are left out of `to_dict`.
 MOST_LISTED = 4096
 
+# Cosines on another batch that are this close to the best are taken for equal.
+CLOSE_TO_BEST = 0.95
+
 
 class ConcernKind(enum.Enum):
     """What is unusual. The order is that of the report: causes stand before what follows from them."""
@@ -29,11 +33,14 @@ class ConcernKind(enum.Enum):
     NEAR_CONSTANT = "near-constant samples"
     LOW_CONTRAST = "low contrast"
     DEAD_CHANNEL = "dead channel"
+    DIFFERENT_UNITS = "different units"
     DUPLICATED_CHANNELS = "duplicated channels"
     LAM_TOO_LARGE = "lam too large"
     LAM_TOO_SMALL = "lam too small"
+    LAM_RAISED = "lam raised"
     ILL_CONDITIONED = "ill-conditioned"
     FEW_ROWS = "fewer rows than features"
+    HARM = "likely harm"
     WHITE = "white"
     ZERO_GRADIENT = "zero gradient"
 
@@ -68,8 +75,9 @@ class ValueSummary:
         constant: share of them with one value in each channel.
         near_constant: share with a standard deviation below a hundredth of that of their batch.
         contrast: root mean square over the others of the standard deviation within one; None without others.
-        dead: channels that hardly vary while others do.
+        dead: channels that do not vary beyond the rounding of float32.
         duplicates: sets of channels that are copies of each other up to scale and offset.
+        zero_one: features of a product that are only 0 and 1, such as one-hot columns, and not always the same.
     """
 
     mean: Tensor
@@ -82,6 +90,19 @@ class ValueSummary:
     contrast: float | None
     dead: tuple[int, ...]
     duplicates: tuple[tuple[int, ...], ...]
+    zero_one: tuple[int, ...] = ()
+
+    @property
+    def measured(self) -> Tensor:
+        """Which channels have a unit: not those that are constant, nor those of 0 and 1; ``(channels,)``."""
+        kept = torch.ones(len(self.std), dtype=torch.bool)
+        kept[[*self.dead, *self.zero_one]] = False
+        return kept
+
+    def of(self, channels: Tensor) -> ValueSummary:
+        """Means and ranges of some channels only, ``(channels,)`` of bool."""
+        fields = ("mean", "std", "minimum", "maximum")
+        return dataclasses.replace(self, **{field: getattr(self, field)[channels] for field in fields})
 
     @property
     def overall_std(self) -> float:
@@ -106,6 +127,10 @@ class GridPoint:
             ``G / (s + lam)``, so that ``lam G'`` is ``G`` where ``s`` is far below ``lam``, and next to nothing where it is
             far above. It distinguishes the two at any scale of inputs and gradients.
         reshaped: share of ``|G|^2`` along eigenvectors with ``s > lam``, where TrAct divides by the covariance.
+        grown: ``|G'| / |G|``.
+        own, other: cosine between ``-dZ`` and the change of the pre-activations ``X`` that a step along ``-G'`` makes, on the
+            batch of ``G'`` and on another one; None without two batches, or above 4096 features. See
+            :mod:`tract_fx.probing.generalisation`.
         degrees_of_freedom: sum of ``s / (s + lam)``: how many directions have an eigenvalue above ``lam``.
     """
 
@@ -114,6 +139,9 @@ class GridPoint:
     kept: float | None
     reshaped: float | None
     degrees_of_freedom: float
+    grown: float | None = None
+    own: float | None = None
+    other: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -145,6 +173,13 @@ class LayerProbe:
         warnings: what is unusual.
         relative: whether every ``lam`` is in units of the mean eigenvalue ``tr(C) / n``.
         mean_eigenvalues: ``tr(C) / n`` of each backward pass with a usable gradient, averaged over groups.
+        others: at ``lam``, the cosines ``other`` of :class:`GridPoint` with TrAct's and with the plain gradient, for each pair
+            of consecutive batches and both directions.
+        examples: how many the loader has in all, where it says so.
+        norms: ``|G|`` of each backward pass with a usable gradient.
+        new_norms: ``|G'|`` of each, at ``lam``.
+        raised: the regularisation in squared inputs of the backward pass where it was raised most, because float64 could not
+            have told ``lam`` from zero beside the inputs' squares; None where ``lam`` was used as it is.
         unit_of_lam: whether a relative or an absolute ``lam`` suits these data, and why; empty without data.
     """
 
@@ -172,6 +207,11 @@ class LayerProbe:
     warnings: tuple[Concern, ...] = ()
     relative: bool = False
     mean_eigenvalues: tuple[float, ...] = ()
+    others: tuple[tuple[float, float], ...] = ()
+    examples: int | None = None
+    norms: tuple[float, ...] = ()
+    new_norms: tuple[float, ...] = ()
+    raised: float | None = None
     unit_of_lam: str = ""
 
     @property
@@ -195,10 +235,17 @@ class LayerProbe:
         return next(point for point in self.grid if point.lam == self.lam)
 
     @property
+    def suggested_lam(self) -> float | None:
+        """The largest ``lam`` of the grid that does best on another batch, up to a twentieth; None where that is not known."""
+        known = {point.lam: point.other for point in self.grid if point.other is not None}
+        best = max(known.values(), default=0.0)
+        return max((lam for lam, other in known.items() if other >= CLOSE_TO_BEST * best), default=None) if best > 0 else None
+
+    @property
     def verdict(self) -> str:
         """The answer in one line."""
         if not self.warnings:
-            return f"{self.name}: this data suits TrAct at lam={describe_lam(self.lam, self.relative)}"
+            return f"{self.name}: nothing unusual in these data at lam={describe_lam(self.lam, self.relative)}"
         more = len(self.warnings) - 1
         return f"{self.name}: {self.warnings[0].sentence}{f' (and {more} more)' if more else ''}"
 
@@ -233,6 +280,7 @@ class ProbeResult:
         batches: how many were taken.
         loss: what was differentiated, in words.
         relative: whether ``lam`` is in units of the mean eigenvalue ``tr(C) / n``.
+        gradient_norms: norm of the plain gradients of all parameters together, of each batch.
     """
 
     layers: tuple[LayerProbe, ...]
@@ -241,6 +289,20 @@ class ProbeResult:
     batches: int
     loss: str
     relative: bool = False
+    gradient_norms: tuple[float, ...] = ()
+
+    @property
+    def norm_of_all(self) -> tuple[float, float] | None:
+        """Norm of the gradients of all parameters, plain and with TrAct: what clipping looks at; None if it is unknown."""
+        pairs = [(layer.norms, layer.new_norms) for layer in self.layers]
+        if not all(len(old) == len(self.gradient_norms) for old, _ in pairs) or not self.gradient_norms:
+            return None  # batches without a usable gradient, or several calls of a layer
+        plain = statistics.fmean(self.gradient_norms)
+        added = [
+            sum(new[batch] ** 2 - old[batch] ** 2 for old, new in pairs) for batch in range(len(self.gradient_norms))
+        ]
+        squares = [max(norm**2 + more, 0.0) for norm, more in zip(self.gradient_norms, added, strict=True)]
+        return plain, statistics.fmean(map(math.sqrt, squares))
 
     @property
     def warnings(self) -> tuple[Concern, ...]:
@@ -260,6 +322,7 @@ class ProbeResult:
             "relative": self.relative,
             "batches": self.batches,
             "loss": self.loss,
+            "gradient_norms": _finite(self.gradient_norms),
             "layers": [layer.to_dict() for layer in self.layers],
             "rejections": [dataclasses.asdict(rejection) for rejection in self.rejections],
         }

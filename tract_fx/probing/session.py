@@ -18,7 +18,8 @@ from tract_fx.inspect.causes import first_cause, in_words, quiet
 from tract_fx.options import DEFAULT_LAM, TractOptions, check_count, check_lam
 from tract_fx.probing.backend import LayerObservers, ObservedLayer, isolated_compile
 from tract_fx.probing.batches import Batch, tensors_in
-from tract_fx.probing.diagnosis import dead_channels, diagnose, duplicated_channels
+from tract_fx.probing.channels import constant_channels, duplicated_channels
+from tract_fx.probing.diagnosis import diagnose
 from tract_fx.probing.isolation import copied, preserve_rng_state
 from tract_fx.probing.losses import GIVEN, default_loss
 from tract_fx.probing.observer import LARGEST_POOLED, StreamingObserver
@@ -86,15 +87,15 @@ def probe(
     observers = LayerObservers(lams, relative=options.relative)
     backend = TractBackend(options, observers.compile_graph, trains=False)
     with preserve_rng_state(loader), torch.inference_mode(False), torch.enable_grad(), copied(model) as twin:
-        count, loss_words = _run(twin, loader, backend, observers, batches, loss)
-    if not count:
+        norms, loss_words = _run(twin, loader, backend, observers, batches, loss)
+    if not norms:
         raise ProbeError("The loader yields no batch.")
     seen = [layer for layer in observers.layers.values() if layer.observer.calls]
     if not seen:
         raise ProbeError(_nothing_seen(backend, observers))
-    probes = tuple(_probe_of(layer, options.lam) for layer in seen)
+    probes = tuple(_probe_of(layer, options.lam, _examples(loader)) for layer in seen)
     rejections = tuple(dict.fromkeys(backend.rejections))
-    return Probe(probes, rejections, options.lam, count, loss_words, options.relative)
+    return Probe(probes, rejections, options.lam, len(norms), loss_words, options.relative, norms)
 
 
 def _grid(lam: float, grid: Sequence[float]) -> tuple[float, ...]:
@@ -112,11 +113,11 @@ def _run(
     observers: LayerObservers,
     batches: int,
     loss: Loss | None,
-) -> tuple[int, str]:
-    """Run the batches; returns how many there were, and what was differentiated."""
+) -> tuple[tuple[float, ...], str]:
+    """Run the batches; returns the norm of all gradients of each, and what was differentiated."""
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     words: dict[str, None] = {}
-    count = 0
+    norms: list[float] = []
     with isolated_compile(model, backend) as compiled:
         for count, item in enumerate(itertools.islice(loader, batches), 1):
             batch = Batch.of(item, device)
@@ -128,8 +129,14 @@ def _run(
                 )
                 value.backward()
             words[kind] = None
+            norms.append(_norm_of_gradients(model))
             model.zero_grad(set_to_none=True)
-    return count, "; ".join(words)
+    return tuple(norms), "; ".join(words)
+
+
+def _norm_of_gradients(model: nn.Module) -> float:
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    return sum(gradient.to_dense().double().square().sum().item() for gradient in gradients) ** 0.5
 
 
 @contextlib.contextmanager
@@ -168,7 +175,18 @@ def _nothing_seen(backend: TractBackend, observers: LayerObservers) -> str:
     )
 
 
-def _probe_of(layer: ObservedLayer, lam: float) -> LayerProbe:
+def _examples(loader: Iterable[Any]) -> int | None:
+    """How many examples the loader has in all; None where it does not say so."""
+    dataset = getattr(loader, "dataset", None)
+    with contextlib.suppress(TypeError, NotImplementedError):  # of an iterable dataset, or a number that is no number
+        if dataset is not None:
+            return len(dataset)
+        if isinstance(loader, (list, tuple)):
+            return sum(Batch.of(item, torch.device("meta")).samples for item in loader)
+    return None
+
+
+def _probe_of(layer: ObservedLayer, lam: float, examples: int | None) -> LayerProbe:
     observer = layer.observer
     pooled = observer.pooled()
     empty = torch.zeros(0, 0, dtype=torch.float64)
@@ -199,6 +217,11 @@ def _probe_of(layer: ObservedLayer, lam: float) -> LayerProbe:
         bad_gradients=observer.bad_gradients,
         zero_gradients=observer.zero_gradients,
         relative=observer.relative,
+        others=tuple((item.other[number], item.plain) for item in observer.agreements),
+        examples=examples,
+        norms=tuple(item.norm for item in observer.passes),
+        new_norms=tuple(item.norm * item.grown[number] for item in observer.passes),
+        raised=max((item.raised[number] for item in observer.passes), default=0.0) or None,
         mean_eigenvalues=tuple(item.mean_eigenvalue for item in observer.passes),
     )
     return dataclasses.replace(probed, warnings=diagnose(probed), unit_of_lam=unit_of_lam(probed))
@@ -223,6 +246,9 @@ def _grid_points(observer: StreamingObserver, eigenvalues: Tensor) -> tuple[Grid
             kept=mean_of([item.kept[index] for item in observer.passes]),
             reshaped=mean_of([item.reshaped[index] for item in observer.passes]),
             degrees_of_freedom=degrees_of_freedom(eigenvalues, lam) if eigenvalues.numel() else 0.0,
+            grown=mean_of([item.grown[index] for item in observer.passes]),
+            own=mean_of([item.own[index] for item in observer.agreements]),
+            other=mean_of([item.other[index] for item in observer.agreements]),
         )
         for index, lam in enumerate(observer.lams)
     )
@@ -231,6 +257,8 @@ def _grid_points(observer: StreamingObserver, eigenvalues: Tensor) -> tuple[Grid
 def _values_of(observer: StreamingObserver) -> ValueSummary:
     values = observer.values
     mean, std = values.mean.cpu(), values.std.cpu()
+    minimum, maximum = values.minimum.cpu(), values.maximum.cpu()
+    dead = constant_channels(std, minimum, maximum)
     products = None if values.cross is None else values.cross.cpu() / values.count
     moments = None
     if products is None and not observer.geometry.kernel_size and len(mean) <= LARGEST_POOLED:
@@ -240,12 +268,13 @@ def _values_of(observer: StreamingObserver) -> ValueSummary:
     return ValueSummary(
         mean=mean,
         std=std,
-        minimum=values.minimum.cpu(),
-        maximum=values.maximum.cpu(),
+        minimum=minimum,
+        maximum=maximum,
         samples=values.samples,
         constant=values.constant / values.samples,
         near_constant=values.near_constant / values.samples,
         contrast=values.contrast,
-        dead=dead_channels(std),
+        dead=dead,
         duplicates=() if products is None else duplicated_channels(mean, std, products),
+        zero_one=tuple(index for index in values.zero_one.nonzero().flatten().tolist() if index not in dead),
     )

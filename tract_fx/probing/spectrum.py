@@ -27,6 +27,7 @@ __all__ = [
     "eigenpairs",
     "primal_spectrum",
     "relative_to_mean",
+    "row_space",
 ]
 
 
@@ -55,7 +56,7 @@ class Spectrum:
 
     def cosine(self, lam: float) -> float:
         """Cosine of the angle between ``G`` and ``G'``; NaN for a gradient of zero."""
-        weights = 1 / self._denominators(lam)
+        weights = 1 / self.denominators(lam)
         product = (self.energies * weights).sum()
         return (product / (self.energies.sum() * (self.energies * weights**2).sum()).sqrt()).clamp(max=1.0).item()
 
@@ -64,14 +65,26 @@ class Spectrum:
 
         Along an eigenvector with eigenvalue ``s`` it is ``lam / (s + lam)``.
         """
-        shrunk = self.energies * (self._scaled(lam) / self._denominators(lam)) ** 2
+        shrunk = self.energies * (self._scaled(lam) / self.denominators(lam)) ** 2
         return (shrunk.sum() / self.energies.sum()).sqrt().item()
 
     def reshaped(self, lam: float) -> float:
         """Share of the energy of ``G`` along eigenvectors with ``s > lam``: there TrAct divides by the covariance."""
         return (self.energies[self.eigenvalues > self._scaled(lam)].sum() / self.energies.sum()).item()
 
-    def _denominators(self, lam: float) -> Tensor:
+    def raised(self, lam: float) -> float:
+        """The largest regularisation of a group that :func:`~tract_fx.ops.solve.regularise` raises; 0 where none is."""
+        asked = torch.zeros(len(self.matrix), dtype=torch.float64, device=self.matrix.device) + lam * self.unit
+        added = shift(self.matrix, lam * self.unit)
+        return torch.where(added > asked, added, 0.0).max().item()
+
+    def grown(self, lam: float) -> float:
+        """``|G'| / |G|``."""
+        new = (self.energies / self.denominators(lam) ** 2).sum()
+        return (new / self.energies.sum()).sqrt().item()
+
+    def denominators(self, lam: float) -> Tensor:
+        """``s + lam`` of each eigenvector, ``(groups, k)``."""
         return self.eigenvalues + shift(self.matrix, lam * self.unit)[:, None]
 
     def _scaled(self, lam: float) -> Tensor | float:
@@ -106,6 +119,18 @@ def dual_spectrum(input: Tensor, output_gradient: Tensor, geometry: PatchGeometr
     values, vectors = eigenpairs(kernel)
     energies = rows * values * (output_gradient.to(torch.float64).transpose(1, 2) @ vectors).square().sum(1)
     return Spectrum(values, energies, kernel, vectors)
+
+
+def row_space(input: Tensor, spectrum: Spectrum, geometry: PatchGeometry) -> Tensor:
+    """Eigenvectors of the covariance that span the rows, ``(groups, n, k)``, from those of the rows' kernel.
+
+    They are ``X^T u / sqrt(r s)``; those of eigenvalues that are rounding are zero.
+    """
+    patches = unfold_patches(input, geometry).to(torch.float64)
+    lengths = (patches.shape[1] * spectrum.eigenvalues).sqrt()
+    rounding = torch.finfo(torch.float64).eps ** 0.5 * lengths[:, :1]
+    scale = torch.where(lengths > rounding, 1 / lengths, 0.0)
+    return patches.transpose(1, 2) @ spectrum.vectors * scale[:, None]
 
 
 def eigenpairs(matrix: Tensor) -> tuple[Tensor, Tensor]:

@@ -29,6 +29,7 @@ class ValueStatistics:
         count: values seen of each channel.
         total, square: their sum and the sum of their squares, ``(channels,)``.
         minimum, maximum: ``(channels,)``.
+        zero_one: which features of a product had no other values than 0 and 1, ``(channels,)``; of images none.
         cross: sums of products of two channels at the same place, ``(channels, channels)``; None for products and for too
             many channels.
         samples, constant, near_constant: how many samples there were, had one value in each channel, or nearly so.
@@ -38,6 +39,7 @@ class ValueStatistics:
     def __init__(self) -> None:
         self.count = 0
         self.total = self.square = self.minimum = self.maximum = torch.zeros(0, dtype=torch.float64)
+        self.zero_one = torch.zeros(0, dtype=torch.bool)
         self.cross: Tensor | None = None
         self.samples = self.constant = self.near_constant = 0
         self.variance = 0.0
@@ -84,6 +86,7 @@ class ValueStatistics:
         self.square = torch.zeros_like(self.total)
         self.minimum = torch.full_like(self.total, torch.inf)
         self.maximum = torch.full_like(self.total, -torch.inf)
+        self.zero_one = torch.full_like(self.total, input.dim() == 2, dtype=torch.bool)
         if input.dim() > 2 and channels <= MOST_CROSSED:
             self.cross = input.new_zeros(channels, channels, dtype=torch.float64)
 
@@ -101,6 +104,8 @@ class ValueStatistics:
         lowest, highest = part.amin(2), part.amax(2)
         self.minimum = torch.minimum(self.minimum, lowest.amin(0))
         self.maximum = torch.maximum(self.maximum, highest.amax(0))
+        if bool(self.zero_one.any()):
+            self.zero_one &= ((part == 0) | (part == 1)).all(2).all(0)
         if self.cross is not None:
             channels = part.transpose(0, 1).flatten(1)
             self.cross += channels @ channels.T

@@ -2,11 +2,15 @@
 
 from tract_fx.errors import TractError
 
-__all__ = ["CompareError", "DemoError", "ImageError", "JournalError", "ModelError", "OutputError", "ToolError"]
+__all__ = ["CheckpointError", "CompareError", "DemoError", "ImageError", "JournalError", "ModelError", "OutputError", "ToolError"]
 
 
 class ToolError(TractError, ValueError):
     """Base class; the command line prints the message without a traceback."""
+
+
+class CheckpointError(ToolError):
+    """A file with weights cannot be read, or does not fit the model."""
 
 
 class CompareError(ToolError):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from support.natural import natural_images, standardised
 from support.works import works
 from tract_fx import ConcernKind, Probe, probe
-from tract_fx.probing.diagnosis import duplicated_channels
+from tract_fx.probing.channels import duplicated_channels
 from tract_fx.tools.images.arrays import load_digits
 from tract_fx.tools.images.arrays import standardised as as_the_demo_does
 
@@ -100,7 +100,7 @@ def test_nothing_is_said_of_ordinary_images(name: str) -> None:
     found = probed(images, Stems(images.shape[1]))
     assert found.warnings == ()
     assert [layer.features for layer in found.layers] == [images.shape[1] * pixels for pixels in (9, 16, 49)]
-    assert found.verdict.splitlines() == [f"nets.{index}.0: this data suits TrAct at lam=0.1" for index in range(3)]
+    assert found.verdict.splitlines() == [f"nets.{index}.0: nothing unusual in these data at lam=0.1" for index in range(3)]
     assert str(found).startswith(found.verdict + "\n")
 
 
@@ -142,9 +142,9 @@ FAULTS = {
         torch.randn(96, 3, 1, 1).expand(-1, -1, 32, 32).contiguous(),
         0.1,
         ConcernKind.NEAR_CONSTANT,
-        r"100 % of the 96 samples are nearly constant \(100 % exactly\)",
+        r"100 % of the 96 images are nearly constant \(100 % exactly\)",
     ),
-    "a quarter blank": (partly_blank(0.25), 0.1, ConcernKind.NEAR_CONSTANT, "25 % of the 96 samples"),
+    "a quarter blank": (partly_blank(0.25), 0.1, ConcernKind.NEAR_CONSTANT, "25 % of the 96 images"),
     "low contrast": (0.01 * GOOD, 0.1, ConcernKind.LOW_CONTRAST, "within a sample is 0.00"),
     "low contrast of different brightness": (
         torch.randn(96, 3, 1, 1) + 0.05 * GOOD,

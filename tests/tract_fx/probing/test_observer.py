@@ -17,6 +17,8 @@ pytestmark = works("probe")
 
 LAM = 0.1
 GRID = (0.01, 0.1, 3.0)
+# Gradients of the first of two batches, seen on the second.
+NEIGHBOURS = ((0, 1), (1, 0), (1, 2), (2, 1))
 
 
 class Net(nn.Module):
@@ -79,6 +81,12 @@ def oracle(model: Net, batches: list[Tensor]) -> list[tuple[Tensor, list[Tensor]
     return found
 
 
+def fit(step: list[Tensor], rows: Tensor, parts: list[Tensor]) -> Tensor:
+    """Cosine between the change of the pre-activations along a step, one part for each group, and their gradient."""
+    moved = torch.cat([(X @ P.T).flatten() for X, P in zip(rows, step, strict=True)])
+    return cosine(moved, torch.cat([dZ.flatten() for dZ in parts]))
+
+
 def tract(rows: Tensor, parts: list[Tensor], lam: float) -> Tensor:
     return torch.cat([reference.primal(X, dZ, lam).flatten() for X, dZ in zip(rows, parts, strict=True)])
 
@@ -116,6 +124,15 @@ def test_numbers_equal_those_of_the_oracle(name: str) -> None:
         close(point.kept, torch.stack([point.lam * new.norm() / old.norm() for old, new in pairs]).mean())
         close(point.reshaped, torch.stack([reshaped(*item, point.lam) for item in expected]).mean())
         close(point.degrees_of_freedom, (eigenvalues / (eigenvalues + point.lam)).sum(-1).mean())
+
+    for point in found.grid:
+        steps = [[reference.primal(X, dZ, point.lam) for X, dZ in zip(*item, strict=True)] for item in expected]
+        close(point.own, torch.stack([fit(steps[a], *expected[a]) for a in (0, 1, 1, 2)]).mean())
+        close(point.other, torch.stack([fit(steps[a], *expected[b]) for a, b in NEIGHBOURS]).mean())
+    old = [[dZ.T @ X for X, dZ in zip(*item, strict=True)] for item in expected]
+    close(torch.tensor([plain for _, plain in found.others]), torch.stack([fit(old[a], *expected[b]) for a, b in NEIGHBOURS]))
+    close(torch.tensor(found.norms), torch.stack([plain(*item).norm() for item in expected]))
+    close(torch.tensor(found.new_norms), torch.stack([tract(*item, LAM).norm() for item in expected]))
 
     x = torch.cat(batches).double()
     x = x.reshape(-1, x.shape[-1]) if isinstance(layer, nn.Linear) else x.transpose(0, 1).flatten(1).T
@@ -215,7 +232,7 @@ def test_two_stems_are_two_layers() -> None:
     assert [layer.layer for layer in found.layers] == ["left", "right"]
     assert not found.layers[0].warnings
     assert [concern.layer for concern in found.warnings] == ["right"]
-    assert found.verdict.splitlines()[0] == "left: this data suits TrAct at lam=0.1"
+    assert found.verdict.splitlines()[0] == "left: nothing unusual in these data at lam=0.1"
     assert len(str(found).splitlines()[1].split(":")[0].split()) == 1  # the second line is the second layer's answer
 
 

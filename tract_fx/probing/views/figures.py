@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["save_figures"]
+__all__ = ["layer_figures", "save_figures"]
 
 DPI = 150
 # Okabe and Ito's palette, which stays apart under every common colour blindness.
@@ -49,13 +50,18 @@ def save_figures(probe: ProbeResult, folder: Path) -> tuple[Path, ...]:
         name = re.sub(r"[^\w.-]+", "_", layer.name) or "layer"
         if len(probe.layers) > 1:
             name = f"{index}_{name}"
-        pictures = {"spectrum": _spectrum, "filters": _filters, "eigenvectors": _eigenvectors}
-        for what, draw in pictures.items():
-            figure = draw(layer)
-            if figure is not None:
-                written.append(folder / f"{name}_{what}.png")
-                figure.savefig(written[-1])
+        for what, figure in layer_figures(layer):
+            written.append(folder / f"{name}_{what}.png")
+            figure.savefig(written[-1])
     return tuple(written)
+
+
+def layer_figures(layer: LayerProbe) -> Iterator[tuple[str, Figure]]:
+    """The pictures of one layer that there is something to draw for, with what they show."""
+    for what, draw in {"spectrum": _spectrum, "filters": _filters, "eigenvectors": _eigenvectors}.items():
+        figure = draw(layer)
+        if figure is not None:
+            yield what, figure
 
 
 def _spectrum(layer: LayerProbe) -> Figure | None:

@@ -48,13 +48,17 @@ def _devices_with_code() -> Iterator[str]:
 
 def _devices() -> Iterator[str]:
     record = environment()
-    yield f"cpu: {record['cpu']}, {record['cpu_count']} cores, {torch.get_num_threads()} threads"
+    yield f"cpu: {record['cpu']}, {_counted(record['cpu_count'], 'core')}, {_counted(torch.get_num_threads(), 'thread')}"
     for index in range(torch.cuda.device_count()):
         of = torch.cuda.get_device_properties(index)
         yield (
             f"cuda:{index}: {of.name}, compute capability {of.major}.{of.minor}, {of.total_memory / 2**30:.0f} GiB, "
             f"{of.multi_processor_count} multiprocessors"
         )
+
+
+def _counted(number: int | None, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _code_generation() -> Check:

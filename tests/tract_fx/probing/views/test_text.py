@@ -20,7 +20,7 @@ def found() -> Probe:
 
 
 def test_the_first_line_is_the_answer(found: Probe) -> None:
-    assert str(found).splitlines()[0] == found.verdict == "0: this data suits TrAct at lam=0.1"
+    assert str(found).splitlines()[0] == found.verdict == "0: nothing unusual in these data at lam=0.1"
 
 
 def test_the_report_holds_the_numbers(found: Probe) -> None:

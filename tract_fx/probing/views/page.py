@@ -1,0 +1,91 @@
+"""A probe as one self-contained HTML page in the style of that of ``explain``: it loads nothing and runs no scripts."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import functools
+import tempfile
+from importlib import resources
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from tract_fx.inspect.formatting import refusal
+from tract_fx.probing.result import Concern, LayerProbe, ProbeResult
+from tract_fx.probing.views.figures import layer_figures
+from tract_fx.probing.views.text import columns_of, facts, grid_rows, heads_of, summary
+from tract_fx.records import Severity
+
+__all__ = ["render_html"]
+
+
+def render_html(probe: ProbeResult) -> str:
+    """A complete HTML document, with pictures where matplotlib is installed."""
+    style = _asset("tract_fx.inspect.views", "page.css")
+    return _template().render(page=_Page(probe), style=style, own_style=_asset("tract_fx.probing.views", "probe.css"))
+
+
+@functools.cache
+def _template() -> Any:
+    environment = Environment(
+        loader=PackageLoader("tract_fx.probing.views", "assets"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("probe.html")
+
+
+@functools.cache
+def _asset(package: str, name: str) -> Markup:
+    return Markup(resources.files(package).joinpath("assets", name).read_text(encoding="utf-8"))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Picture:
+    data: str
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class _Row:
+    cells: tuple[str, ...]
+    chosen: bool
+
+
+class _Layer:
+    def __init__(self, layer: LayerProbe) -> None:
+        self.layer, self.name, self.description = layer, layer.name, layer.description
+        self.warnings: tuple[Concern, ...] = layer.warnings
+        self.facts = list(facts(layer))
+        self.heads, self.columns = heads_of(layer), columns_of(layer)
+        self.table = [_Row(cells, chosen) for cells, chosen in grid_rows(layer)] if layer.cosines else []
+
+    @property
+    def pictures(self) -> list[_Picture]:
+        if find_spec("matplotlib") is None:
+            return []
+        found = []
+        with tempfile.TemporaryDirectory() as folder:
+            for what, figure in layer_figures(self.layer):
+                path = Path(folder) / f"{what}.png"
+                figure.savefig(path)
+                data = base64.b64encode(path.read_bytes()).decode()
+                found.append(_Picture(data, f"{what} of {self.name}"))
+        return found
+
+
+class _Page:
+    """What the template shows."""
+
+    def __init__(self, probe: ProbeResult) -> None:
+        self.verdict = probe.verdict.splitlines()
+        self.title = f"probe: {self.verdict[0]}"
+        self.layers = [_Layer(layer) for layer in probe.layers]
+        self.refusals = [refusal(item) for item in probe.rejections if item.severity is not Severity.NOTE]
+        self.summary = list(summary(probe))
