@@ -29,6 +29,12 @@ ABLATIONS = (
     "tract-8-local",
     "tract-8-shared",
 )
+WHITENING_LAMS = (0.1, 0.01, 0.001, 0.0001)
+WHITENING_PARTS = ("tract-dataset", "whitened", "tract", "whitened-start")
+WHITENING_OTHERS = (
+    (("plain", "zca9"), ("frozen-eigenvectors", "standardised"), ("frozen", "standardised"), ("tract", "zca")),
+    (("plain", "zca3"), ("tract", "zca9")),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +118,19 @@ def rates(size: Size, seed: int) -> Iterable[Run]:
                 yield Run(network, optimizer, size.budgets[0], method, seed, rate=factor)
 
 
+def whitening(size: Size, seed: int) -> Iterable[Run]:
+    """Whitening in parts: the gradient, the start, the filter's size; at the largest budget, what tells most first."""
+    run = Run("resnet", "sgd", size.budgets[-1], "plain", seed)
+    yield from (dataclasses.replace(run, method=method) for method in SIDES)
+    yield dataclasses.replace(run, inputs="zca")
+    for lams, others in zip((WHITENING_LAMS[:2], WHITENING_LAMS[2:]), WHITENING_OTHERS, strict=True):
+        for value in lams:
+            for method in WHITENING_PARTS:
+                if (method, value) != ("tract", Run.lam):  # is there already
+                    yield dataclasses.replace(run, method=method, lam=value)
+        yield from (dataclasses.replace(run, method=method, inputs=inputs) for method, inputs in others)
+
+
 EXPERIMENTS = {
     "speedup": Experiment("In how many epochs does TrAct reach the accuracy of plain training?", speedup),
     "lambda": Experiment("How does accuracy depend on lam, and does that depend on the width?", lam),
@@ -119,5 +138,6 @@ EXPERIMENTS = {
     "inputs": Experiment("What if inputs are not standardised, or strongly augmented?", inputs),
     "ablations": Experiment("Which alternatives do the same, and which parts matter?", ablations),
     "many": Experiment("In how many architectures does TrAct win?", many),
+    "whitening": Experiment("Why does whitening gain more, and what does TrAct leave?", whitening),
     "rates": Experiment("Is it only a matter of the learning rate?", rates),
 }

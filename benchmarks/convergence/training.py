@@ -15,6 +15,7 @@ from benchmarks.convergence.many_models import MODELS
 from benchmarks.convergence.methods import METHODS, FirstLayerGradient, Trainee, network, trainee
 from benchmarks.convergence.runs import Run
 from benchmarks.convergence.sizes import Size
+from benchmarks.convergence.whitening import eigenvector_filters, patch_covariance, whitened_start
 from tract_fx.tools.errors import ImageError
 from tract_fx.tools.training.batches import epoch_seed
 from tract_fx.tools.training.journal import Journal
@@ -48,10 +49,14 @@ class Training(TrainingLoop):
         self.train_inputs, self.test_inputs = images.inputs(run.inputs, run.noise)
         self.steps_per_epoch = len(images.train) // size.batch
         self.trainee = self._fresh_trainee()
+        covariance = self._covariance()
+        self._set_start(covariance)
         super().__init__(self.trainee.model, self._optimizers(), run.epochs * self.steps_per_epoch, amp=size.bfloat16)
         self.limit = self.total if steps is None else min(steps, self.total)
-        covariance = self.method.covariance
-        self.gradient = FirstLayerGradient(self.trainee.first_layer, run.lam, covariance) if covariance else None
+        self.gradient = None
+        if kind := self.method.covariance:
+            chosen = covariance if kind == "dataset" else kind
+            self.gradient = FirstLayerGradient(self.trainee.first_layer, run.lam, chosen)
 
     def train(self, journal: Journal, tell: Callable[[str], None]) -> None:
         """Train, note every epoch, and go on from the journal's checkpoint where there is one."""
@@ -125,10 +130,22 @@ class Training(TrainingLoop):
         shared.backend.lam = run.lam
         return shared
 
+    def _covariance(self) -> Tensor | None:
+        """Of all training patches, where the method needs it."""
+        needed = self.method.covariance == "dataset" or self.method.start
+        return patch_covariance(self.trainee.first_layer, self.train_inputs) if needed else None
+
+    def _set_start(self, covariance: Tensor | None) -> None:
+        layer, start = self.trainee.first_layer, self.method.start
+        if start == "eigenvectors":
+            eigenvector_filters(layer, covariance)
+        elif start:
+            whitened_start(layer, covariance, self.run.lam, keep_norm=start == "whitened, same norm")
+
     def _optimizers(self) -> list[torch.optim.Optimizer]:
         run = self.run
         own = self.method.first_optimizer
-        first = list(self.trainee.first_layer.parameters()) if own else []
+        first = list(self.trainee.first_layer.parameters()) if own or self.method.frozen else []
         rest = [p for p in self.trainee.model.parameters() if all(p is not other for other in first)]
         groups = [(run.optimizer, rest), *([(own, first)] if own else [])]
         return [

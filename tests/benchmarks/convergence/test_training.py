@@ -34,7 +34,7 @@ def quiet(line: str) -> None:
     del line
 
 
-@pytest.mark.parametrize("method", ["tract", "tract-running", "tract-first-third"])
+@pytest.mark.parametrize("method", ["tract", "tract-running", "tract-first-third", "whitened"])
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(
     method: str, tiny: Size, images: Images, tmp_path: Path
 ) -> None:
