@@ -51,6 +51,13 @@ def unit(train: Tensor, test: Tensor, noise: float) -> tuple[Inputs, Inputs]:
     return Inputs(train, finish), Inputs(test, finish)
 
 
+def symmetric(train: Tensor, test: Tensor, noise: float) -> tuple[Inputs, Inputs]:
+    """Pixels from -1 to 1."""
+    del noise
+    finish = _affine(127.5, 127.5)
+    return Inputs(train, finish), Inputs(test, finish)
+
+
 def raw(train: Tensor, test: Tensor, noise: float) -> tuple[Inputs, Inputs]:
     """Pixels from 0 to 255."""
     del noise
@@ -123,6 +130,7 @@ def contrast_groups(count: int, split: int) -> Tensor:
 
 INPUTS: dict[str, Callable[[Tensor, Tensor, float], tuple[Inputs, Inputs]]] = {
     "standardised": standardised,
+    "symmetric": symmetric,
     "unit": unit,
     "raw": raw,
     "zca": zca,

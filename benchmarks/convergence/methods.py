@@ -29,26 +29,34 @@ class Method:
     Attributes:
         tract: whether the backend's pass is on.
         until: share of the training after which the pass is off.
+        rising: whether ``lam`` goes from half of its value to twice of it by ``CosineLam``.
         wrapper: what replaces the first layer.
         parts: a batch is run in so many parts whose gradients are averaged, as by so many processes.
         covariance: where a gradient is preconditioned outside of the pass: ``"batch"``, by the covariance of the whole
             batch, ``"running"``, by an exponential average over the steps, or ``"dataset"``, by that of all training
             images, computed once.
+        relative: whether ``lam`` is relative to the covariance, where it is from outside of the pass.
         start: what replaces the first layer's random weights: ``"whitened"`` or ``"whitened, same norm"``, those that do
             with raw patches what the random ones do with whitened patches, or ``"eigenvectors"`` of the data set's
             covariance.
         frozen: whether the first layer keeps its start.
         first_optimizer: an optimiser of its own for the first layer.
+        first_decay: whether the first layer has the weight decay of the others.
+        clip: norm that the gradient of all parameters together is brought down to.
     """
 
     tract: bool = False
     until: float = 1.0
+    rising: bool = False
     wrapper: type[PatchNorm] | None = None
     parts: int = 1
     covariance: str | None = None
+    relative: bool = False
     start: str | None = None
     frozen: bool = False
     first_optimizer: str | None = None
+    first_decay: bool = True
+    clip: float | None = None
 
 
 METHODS = {
@@ -63,6 +71,13 @@ METHODS = {
     "tract-8-local": Method(tract=True, parts=8),
     "tract-8-shared": Method(parts=8, covariance="batch"),
     "plain-8": Method(parts=8),
+    "tract-first-half": Method(tract=True, until=1 / 2),
+    "tract-rising": Method(tract=True, rising=True),
+    "tract-relative": Method(covariance="batch", relative=True),
+    "plain-no-decay": Method(first_decay=False),
+    "tract-no-decay": Method(tract=True, first_decay=False),
+    "plain-clip": Method(clip=1.0),
+    "tract-clip": Method(tract=True, clip=1.0),
     "tract-dataset": Method(covariance="dataset"),
     "whitened": Method(covariance="dataset", start="whitened"),
     "whitened-start": Method(start="whitened, same norm"),
@@ -124,11 +139,13 @@ class FirstLayerGradient:
         layer: the first layer.
         lam: the regularisation.
         covariance: ``"batch"`` or ``"running"``, see `Method`; or a fixed one, float64 `(n, n)`.
+        relative: whether ``lam`` is in units of the mean eigenvalue of the covariance.
     """
 
-    def __init__(self, layer: nn.Conv2d, lam: float, covariance: str | Tensor) -> None:
+    def __init__(self, layer: nn.Conv2d, lam: float, covariance: str | Tensor, *, relative: bool = False) -> None:
         self._layer = layer
         self._lam = lam
+        self._relative = relative
         self._fixed = isinstance(covariance, Tensor)
         self._keep = RUNNING_DECAY if not self._fixed and covariance == "running" else 0.0
         n = layer.weight[0].numel()
@@ -142,7 +159,8 @@ class FirstLayerGradient:
         if not self._fixed:
             self._add(images)
         gradient = self._layer.weight.grad
-        solved = solve_primal(self._average[None] / self._weight, gradient.flatten(1)[None], self._lam, 1.0)
+        average, flat = self._average / self._weight, gradient.flatten(1)
+        solved = solve_primal(average[None], flat[None], self._lam, 1.0, relative=self._relative)
         gradient.copy_(solved.reshape(gradient.shape))
 
     def state_dict(self) -> dict[str, Any]:
