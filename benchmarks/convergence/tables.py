@@ -203,6 +203,19 @@ def whitened_inputs() -> str:
     return _table(("epochs", "first layer", "seeds", "plain", "accuracy", "difference"), rows)
 
 
+def whitening_answer() -> str:
+    """A sentence for each budget: what each part of whitening gains over plain training."""
+    sentences = []
+    for results, run in _whitening_runs():
+        gains = []
+        for method, inputs, words in ANSWER:
+            other = dataclasses.replace(run, method=method, inputs=inputs)
+            if pairs := results.matched(run, other):
+                gains.append(f"{words} {_pair_difference(pairs)}")
+        sentences.append(f"After {run.epochs} epochs, in points over plain training: {', '.join(gains)}.\n")
+    return "\n".join(sentences) or "Not run yet.\n"
+
+
 def _whitening_runs() -> list[tuple[Results, Run]]:
     """The plain run of each budget at which whitening was taken apart."""
     return [
@@ -277,6 +290,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "convergence_habits": habits,
     "convergence_ablations": ablations,
     "convergence_whitening": whitening,
+    "convergence_whitening_answer": whitening_answer,
     "convergence_whitened_inputs": whitened_inputs,
     "convergence_many": many,
     "convergence_rates": rates,
@@ -308,6 +322,17 @@ METHOD_TITLES = {
     "frozen": "first layer frozen, random",
     "frozen-eigenvectors": "first layer frozen, eigenvectors of all training patches",
 }
+
+ANSWER = (
+    ("tract", Run.inputs, "TrAct"),
+    ("tract-dataset", Run.inputs, "the gradient of whitening alone"),
+    ("whitened-start", Run.inputs, "its start alone"),
+    ("whitened", Run.inputs, "both"),
+    ("plain", "zca3", "images whitened by a 3x3 filter"),
+    ("plain", "zca9", "by a 9x9 filter"),
+    ("plain", "zca", "over the whole image"),
+)
+"""Method, inputs and words of the sentence on whitening."""
 
 HABIT_TITLES = {"no-decay": "no weight decay for the first layer", "clip": "gradients clipped to norm 1"}
 
