@@ -14,7 +14,10 @@ __all__ = ["EXPERIMENTS", "SIDES", "Experiment"]
 SIDES = ("plain", "tract")
 SETTINGS = (("resnet", "sgd"), ("resnet", "adam"), ("vit", "adam"))
 ONE_EACH = (("resnet", "sgd"), ("vit", "adam"))
-SCALES = ("standardised", "unit", "raw")
+SCALES = ("standardised", "symmetric", "unit", "raw")
+SCALE_SIDES = (*SIDES, "tract-relative")
+LATE = ("tract", "tract-first-third", "tract-first-half", "tract-rising")
+HABITS = ("no-decay", "clip")
 STRONG = ("none", "mixup", "randaugment", "erasing", "all")
 NOISES = (0.0, 0.3)
 RATES = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -29,6 +32,15 @@ ABLATIONS = (
     "tract-8-local",
     "tract-8-shared",
 )
+WHITENING_PARTS = ("tract-dataset", "whitened", "tract", "whitened-start")
+WHITENING = (
+    (
+        (0.1,),
+        (("plain", "zca"), ("plain", "zca9"), ("plain", "zca3"), ("tract", "zca"), ("tract", "zca9")),
+    ),
+    ((0.01, 0.001, 0.0001), (("frozen", Run.inputs), ("frozen-eigenvectors", Run.inputs))),
+)
+"""Values of ``lam`` with methods and inputs; the second group is left out where the budget is short."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,9 +88,10 @@ def contrast(size: Size, seed: int) -> Iterable[Run]:
 def inputs(size: Size, seed: int) -> Iterable[Run]:
     """Scales of the input, and strong augmentation."""
     for network, optimizer in ONE_EACH:
-        for method in SIDES:
-            for scale in SCALES:
+        for scale in SCALES:
+            for method in SCALE_SIDES:
                 yield Run(network, optimizer, size.budgets[0], method, seed, inputs=scale)
+        for method in SIDES:
             for augmentation in STRONG:
                 yield Run(network, optimizer, size.budgets[0], method, seed, augmentation=augmentation)
 
@@ -112,6 +125,34 @@ def rates(size: Size, seed: int) -> Iterable[Run]:
                 yield Run(network, optimizer, size.budgets[0], method, seed, rate=factor)
 
 
+def whitening(size: Size, seed: int) -> Iterable[Run]:
+    """Whitening in parts: gradient, start, size of the filter. All at the largest budget, the main ones also short."""
+    for epochs, all_of_them in ((size.budgets[-1], True), (size.budgets[0], False)):
+        run = Run("resnet", "sgd", epochs, "plain", seed)
+        yield from (dataclasses.replace(run, method=method) for method in SIDES)
+        for lams, others in WHITENING if all_of_them else WHITENING[:1]:
+            for method, inputs in others:
+                yield dataclasses.replace(run, method=method, inputs=inputs)
+            for value in lams:
+                for method in WHITENING_PARTS:
+                    if (method, value) != ("tract", Run.lam):  # is there already
+                        yield dataclasses.replace(run, method=method, lam=value)
+
+
+def late(size: Size, seed: int) -> Iterable[Run]:
+    """A longer training, with TrAct in a part of it or with a ``lam`` that rises."""
+    for method in ("plain", *LATE):
+        yield Run("resnet", "sgd", size.long, method, seed)
+
+
+def habits(size: Size, seed: int) -> Iterable[Run]:
+    """What trainers do beside the optimiser: no weight decay for the first layer, clipped gradients."""
+    run = Run("resnet", "sgd", size.budgets[-1], "plain", seed)
+    for side in SIDES:
+        for method in (side, *(f"{side}-{habit}" for habit in HABITS)):
+            yield dataclasses.replace(run, method=method)
+
+
 EXPERIMENTS = {
     "speedup": Experiment("In how many epochs does TrAct reach the accuracy of plain training?", speedup),
     "lambda": Experiment("How does accuracy depend on lam, and does that depend on the width?", lam),
@@ -119,5 +160,8 @@ EXPERIMENTS = {
     "inputs": Experiment("What if inputs are not standardised, or strongly augmented?", inputs),
     "ablations": Experiment("Which alternatives do the same, and which parts matter?", ablations),
     "many": Experiment("In how many architectures does TrAct win?", many),
+    "late": Experiment("Does TrAct harm late in a training?", late),
+    "habits": Experiment("Do weight decay and clipping change what TrAct gains?", habits),
+    "whitening": Experiment("Why does whitening gain more, and what does TrAct leave?", whitening),
     "rates": Experiment("Is it only a matter of the learning rate?", rates),
 }

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from benchmarks.convergence.experiments import NOISES, ONE_EACH, SETTINGS, SIDES
+from benchmarks.convergence.experiments import NOISES, ONE_EACH, SETTINGS, SIDES, WHITENING
 from benchmarks.convergence.inputs import CONTRASTS
 from benchmarks.convergence.runs import Run
 from benchmarks.convergence.summary import Results
@@ -20,12 +20,19 @@ from benchmarks.convergence.tables import title_of
 __all__ = ["draw"]
 
 # Okabe and Ito's palette, and a marker each.
-STYLES = {"plain": ("#0072B2", "s", "plain"), "tract": ("#D55E00", "o", "TrAct")}
+STYLES = {
+    "plain": ("#0072B2", "s", "plain"),
+    "tract": ("#D55E00", "o", "TrAct"),
+    "tract-dataset": ("#009E73", "^", "gradient of whitening"),
+    "whitened": ("#CC79A7", "D", "gradient and start"),
+    "whitened-start": ("#999999", "v", "start alone"),
+    "zca": ("#000000", "s", "ZCA-whitened images"),
+}
 
 
 def draw(results: Results, folder: Path) -> None:
     """Every picture that there are runs for, as PNG files."""
-    for name, panels in (("speedup", speedup), ("lambda", lam), ("contrast", contrast)):
+    for name, panels in PICTURES.items():
         if drawn := panels(results):
             drawn.savefig(folder / f"convergence_{results.size.name}_{name}.png")
 
@@ -91,6 +98,34 @@ def contrast(results: Results) -> Figure | None:
         axes.set_xlabel("contrast of the test image")
         axes.set_title(f"{title_of(results, *setting)}, noise {noise:g}", loc="left", fontsize=10)
     return _finish(figure, panels)
+
+
+def whitening(results: Results) -> Figure | None:
+    """Final accuracy against ``lam`` for the parts of whitening, with plain training and whitened images as lines."""
+    budgets = [results.size.budgets[place] for place in (-1, 0)]
+    runs = [run for run in (Run("resnet", "sgd", budget, "tract-dataset", 0) for budget in budgets) if results.of(run)]
+    if not runs:
+        return None
+    values = [value for lams, _ in WHITENING for value in lams]
+    figure, panels = _panels(len(runs), "what of whitening gains")
+    for axes, run in zip(panels, runs, strict=True):
+        for side, inputs in (("plain", Run.inputs), ("zca", "zca")):
+            found = [100 * r.accuracy for r in results.of(dataclasses.replace(run, method="plain", inputs=inputs))]
+            if found:
+                axes.axhline(statistics.fmean(found), color=STYLES[side][0], label=STYLES[side][2])
+                axes.axhspan(min(found), max(found), color=STYLES[side][0], alpha=0.12, linewidth=0)
+        for side in ("tract", "tract-dataset", "whitened", "whitened-start"):
+            cells = {value: results.of(dataclasses.replace(run, method=side, lam=value)) for value in values}
+            done = {value: [result.accuracy for result in cell] for value, cell in cells.items() if cell}
+            if done:
+                _line(axes, side, list(done), list(done.values()))
+        axes.set_xscale("log")
+        axes.set_xlabel("lam")
+        axes.set_title(f"{title_of(results, run.network, run.optimizer)}, {run.epochs} epochs", loc="left", fontsize=10)
+    return _finish(figure, panels)
+
+
+PICTURES = {"speedup": speedup, "lambda": lam, "contrast": contrast, "whitening": whitening}
 
 
 def _pairs(results: Results, setting: tuple[str, str], budget: int) -> object:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from tract_fx.ops.gram import gram
+from tract_fx.ops.patches import PatchGeometry
 from tract_fx.tools.images.arrays import channel_statistics
 
-__all__ = ["CONTRASTS", "INPUTS", "Inputs", "contrast_groups"]
+__all__ = ["CONTRASTS", "INPUTS", "Inputs", "contrast_groups", "inverse_root"]
 
 CONTRASTS = (0.1, 0.2, 0.4, 0.7, 1.0)
 """Factors of planted contrast; each image has one of them."""
 
 ZCA_EPSILON = 0.1
+LOCAL_SIZES = (3, 9)
+LOCAL_CHUNK = 500
 PLANTED_SEED = 20_241
 
 
@@ -46,6 +51,13 @@ def unit(train: Tensor, test: Tensor, noise: float) -> tuple[Inputs, Inputs]:
     return Inputs(train, finish), Inputs(test, finish)
 
 
+def symmetric(train: Tensor, test: Tensor, noise: float) -> tuple[Inputs, Inputs]:
+    """Pixels from -1 to 1."""
+    del noise
+    finish = _affine(127.5, 127.5)
+    return Inputs(train, finish), Inputs(test, finish)
+
+
 def raw(train: Tensor, test: Tensor, noise: float) -> tuple[Inputs, Inputs]:
     """Pixels from 0 to 255."""
     del noise
@@ -60,11 +72,40 @@ def zca(train: Tensor, test: Tensor, noise: float) -> tuple[Inputs, Inputs]:
     flat = finish(train).flatten(1)
     mean = flat.mean(0)
     centred = flat - mean
-    values, vectors = torch.linalg.eigh((centred.T @ centred / len(flat)).double())
-    whitening = ((vectors / (values.clamp(min=0) + ZCA_EPSILON).sqrt()) @ vectors.T).float()
+    whitening = inverse_root((centred.T @ centred / len(flat)).double(), ZCA_EPSILON).float()
 
     def whitened(images: Tensor) -> Inputs:
         return Inputs(((finish(images).flatten(1) - mean) @ whitening).view(images.shape), torch.Tensor.float)
+
+    return whitened(train), whitened(test)
+
+
+def local_zca(size: int, train: Tensor, test: Tensor, noise: float) -> tuple[Inputs, Inputs]:
+    """Standardised, then whitened by one small filter: each pixel as ZCA of the patch around it would have it.
+
+    The filter is fixed and the same everywhere, so that it fits images of every size, unlike `zca`'s matrix.
+
+    Args:
+        size: side of the patch, odd.
+        train: uint8 training images, whose patches give the covariance.
+        test: uint8 test images.
+        noise: not used.
+    """
+    del noise
+    finish = _affine(*channel_statistics(train))
+    margin, channels = size // 2, train.shape[1]
+    kernel = (size, size)
+    inside = (1, 1), (0, 0), (1, 1)
+    total, rows = 0.0, 0
+    for images in train.split(LOCAL_CHUNK):
+        total = total + gram(finish(images), PatchGeometry(kernel, *inside))[0]
+        rows += len(images) * (train.shape[-2] - 2 * margin) * (train.shape[-1] - 2 * margin)
+    root = inverse_root(total / rows, ZCA_EPSILON).view(channels, size, size, channels, *kernel)
+    filters = root[:, margin, margin].float()
+
+    def whitened(images: Tensor) -> Inputs:
+        padded = torch.nn.functional.pad(finish(images), (margin,) * 4, mode="reflect")
+        return Inputs(torch.nn.functional.conv2d(padded, filters), torch.Tensor.float)
 
     return whitened(train), whitened(test)
 
@@ -89,11 +130,19 @@ def contrast_groups(count: int, split: int) -> Tensor:
 
 INPUTS: dict[str, Callable[[Tensor, Tensor, float], tuple[Inputs, Inputs]]] = {
     "standardised": standardised,
+    "symmetric": symmetric,
     "unit": unit,
     "raw": raw,
     "zca": zca,
+    **{f"zca{size}": functools.partial(local_zca, size) for size in LOCAL_SIZES},
     "contrast": planted_contrast,
 }
+
+
+def inverse_root(covariance: Tensor, lam: float) -> Tensor:
+    """``P = (C + lam I)^-1/2``, symmetric: the matrix that whitens but for what ``lam`` leaves."""
+    values, vectors = torch.linalg.eigh(covariance)
+    return (vectors / (values.clamp(min=0) + lam).sqrt()) @ vectors.T
 
 
 def _planted(images: Tensor, noise: float, seed: int) -> Tensor:

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from benchmarks.convergence.networks import Builder, first_layer_name
 from benchmarks.convergence.patch_norm import DualPatchNorm, PatchNorm
+from benchmarks.convergence.whitening import geometry_of, rows_of
 from tract_fx import compat
 from tract_fx.ops.gram import gram
-from tract_fx.ops.patches import PatchGeometry
 from tract_fx.ops.solve import solve_primal
 from tract_fx.tools.training.sides import CompiledSides
 
@@ -29,19 +29,34 @@ class Method:
     Attributes:
         tract: whether the backend's pass is on.
         until: share of the training after which the pass is off.
+        rising: whether ``lam`` goes from half of its value to twice of it by ``CosineLam``.
         wrapper: what replaces the first layer.
         parts: a batch is run in so many parts whose gradients are averaged, as by so many processes.
         covariance: where a gradient is preconditioned outside of the pass: ``"batch"``, by the covariance of the whole
-            batch, or ``"running"``, by an exponential average over the steps.
+            batch, ``"running"``, by an exponential average over the steps, or ``"dataset"``, by that of all training
+            images, computed once.
+        relative: whether ``lam`` is relative to the covariance, where it is from outside of the pass.
+        start: what replaces the first layer's random weights: ``"whitened"`` or ``"whitened, same norm"``, those that do
+            with raw patches what the random ones do with whitened patches, or ``"eigenvectors"`` of the data set's
+            covariance.
+        frozen: whether the first layer keeps its start.
         first_optimizer: an optimiser of its own for the first layer.
+        first_decay: whether the first layer has the weight decay of the others.
+        clip: norm that the gradient of all parameters together is brought down to.
     """
 
     tract: bool = False
     until: float = 1.0
+    rising: bool = False
     wrapper: type[PatchNorm] | None = None
     parts: int = 1
     covariance: str | None = None
+    relative: bool = False
+    start: str | None = None
+    frozen: bool = False
     first_optimizer: str | None = None
+    first_decay: bool = True
+    clip: float | None = None
 
 
 METHODS = {
@@ -56,6 +71,18 @@ METHODS = {
     "tract-8-local": Method(tract=True, parts=8),
     "tract-8-shared": Method(parts=8, covariance="batch"),
     "plain-8": Method(parts=8),
+    "tract-first-half": Method(tract=True, until=1 / 2),
+    "tract-rising": Method(tract=True, rising=True),
+    "tract-relative": Method(covariance="batch", relative=True),
+    "plain-no-decay": Method(first_decay=False),
+    "tract-no-decay": Method(tract=True, first_decay=False),
+    "plain-clip": Method(clip=1.0),
+    "tract-clip": Method(tract=True, clip=1.0),
+    "tract-dataset": Method(covariance="dataset"),
+    "whitened": Method(covariance="dataset", start="whitened"),
+    "whitened-start": Method(start="whitened, same norm"),
+    "frozen": Method(frozen=True),
+    "frozen-eigenvectors": Method(start="eigenvectors", frozen=True),
 }
 
 
@@ -107,29 +134,33 @@ class FirstLayerGradient:
 
     ``G`` in the weight's ``.grad`` becomes ``G (C + lam I)^-1`` (arXiv 2410.23970, section 3). The state, the average of
     covariances and how much of it is there, is saved with the training.
+
+    Args:
+        layer: the first layer.
+        lam: the regularisation.
+        covariance: ``"batch"`` or ``"running"``, see `Method`; or a fixed one, float64 `(n, n)`.
+        relative: whether ``lam`` is in units of the mean eigenvalue of the covariance.
     """
 
-    def __init__(self, layer: nn.Conv2d, lam: float, covariance: str) -> None:
+    def __init__(self, layer: nn.Conv2d, lam: float, covariance: str | Tensor, *, relative: bool = False) -> None:
         self._layer = layer
         self._lam = lam
-        self._keep = RUNNING_DECAY if covariance == "running" else 0.0
+        self._relative = relative
+        self._fixed = isinstance(covariance, Tensor)
+        self._keep = RUNNING_DECAY if not self._fixed and covariance == "running" else 0.0
         n = layer.weight[0].numel()
-        self._average = torch.zeros(n, n, dtype=torch.float64, device=layer.weight.device)
-        self._weight = 0.0
+        empty = torch.zeros(n, n, dtype=torch.float64, device=layer.weight.device)
+        self._average = covariance.clone() if self._fixed else empty
+        self._weight = 1.0 if self._fixed else 0.0
 
     @torch.no_grad()
     def precondition(self, images: Tensor) -> None:
         """Replace the gradient, given the images `(batch, channels, height, width)` that it belongs to."""
-        layer = self._layer
-        geometry = PatchGeometry(layer.kernel_size, layer.stride, layer.padding, layer.dilation)
-        sizes = zip(images.shape[2:], layer.kernel_size, layer.stride, layer.padding, strict=True)
-        rows = len(images)
-        for size, kernel, stride, padding in sizes:
-            rows *= (size + 2 * padding - kernel) // stride + 1
-        self._average.mul_(self._keep).add_(gram(images.float(), geometry)[0] / rows, alpha=1 - self._keep)
-        self._weight = self._keep * self._weight + 1 - self._keep
-        gradient = layer.weight.grad
-        solved = solve_primal(self._average[None] / self._weight, gradient.flatten(1)[None], self._lam, 1.0)
+        if not self._fixed:
+            self._add(images)
+        gradient = self._layer.weight.grad
+        average, flat = self._average / self._weight, gradient.flatten(1)
+        solved = solve_primal(average[None], flat[None], self._lam, 1.0, relative=self._relative)
         gradient.copy_(solved.reshape(gradient.shape))
 
     def state_dict(self) -> dict[str, Any]:
@@ -140,3 +171,8 @@ class FirstLayerGradient:
         """Go on from a saved average."""
         self._average.copy_(state["average"])
         self._weight = state["weight"]
+
+    def _add(self, images: Tensor) -> None:
+        covariance = gram(images.float(), geometry_of(self._layer))[0] / rows_of(self._layer, images)
+        self._average.mul_(self._keep).add_(covariance, alpha=1 - self._keep)
+        self._weight = self._keep * self._weight + 1 - self._keep

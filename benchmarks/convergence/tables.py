@@ -7,7 +7,21 @@ import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 
-from benchmarks.convergence.experiments import ABLATIONS, NOISES, ONE_EACH, RATES, SCALES, SETTINGS, STRONG
+from benchmarks.convergence.experiments import (
+    ABLATIONS,
+    HABITS,
+    LATE,
+    NOISES,
+    ONE_EACH,
+    RATES,
+    SCALE_SIDES,
+    SCALES,
+    SETTINGS,
+    SIDES,
+    STRONG,
+    WHITENING,
+    WHITENING_PARTS,
+)
 from benchmarks.convergence.inputs import CONTRASTS
 from benchmarks.convergence.many_models import MODELS
 from benchmarks.convergence.runs import Run
@@ -94,9 +108,48 @@ def contrast() -> str:
 
 
 def inputs() -> str:
-    """Scales of the input and augmentations."""
-    kinds = [{"inputs": scale} for scale in SCALES] + [{"augmentation": name} for name in STRONG]
-    return _plain_and_tract([(" ".join(kind.values()), kind) for kind in kinds])
+    """Augmentations, as plain accuracy and what TrAct adds."""
+    return _plain_and_tract([(name, {"augmentation": name}) for name in STRONG])
+
+
+def scales() -> str:
+    """Scales of the input with ``lam`` absolute and relative."""
+    rows = []
+    for results in all_results():
+        for network, optimizer in ONE_EACH:
+            for scale in SCALES:
+                run = Run(network, optimizer, results.size.budgets[0], "plain", 0, inputs=scale)
+                sides = [results.pairs(dataclasses.replace(run, method=method)) for method in SCALE_SIDES[1:]]
+                if any(sides):
+                    plain = [result.accuracy for result in results.of(run)]
+                    cells = (_pair_difference(pairs) for pairs in sides)
+                    title = title_of(results, network, optimizer)
+                    rows.append((title, scale, max(map(len, sides)), _accuracy(plain), *cells))
+    return _table(("network", "input", "seeds", "plain", "`lam` absolute", "`lam` relative"), rows)
+
+
+def late() -> str:
+    """TrAct in parts of a longer training."""
+    rows = []
+    for results in all_results():
+        for method in LATE:
+            run = Run("resnet", "sgd", results.size.long, method, 0)
+            rows += [(row[0], run.epochs, *row[1:]) for row in _ablation(results, run, METHOD_TITLES[method])]
+    return _table(("network", "epochs", "first layer", "seeds", "plain", "accuracy", "difference"), rows)
+
+
+def habits() -> str:
+    """What TrAct gains with and without what trainers do; both sides do it."""
+    rows = []
+    for results in all_results():
+        run = Run("resnet", "sgd", results.size.budgets[-1], "plain", 0)
+        for habit in HABITS:
+            plain, tract = (dataclasses.replace(run, method=f"{side}-{habit}") for side in SIDES)
+            rows += [(row[0], run.epochs, *row[1:]) for row in _ablation(results, tract, HABIT_TITLES[habit], plain)]
+        if rows:
+            tract = dataclasses.replace(run, method="tract")
+            rows += [(row[0], run.epochs, *row[1:]) for row in _ablation(results, tract, "neither")]
+    return _table(("network", "epochs", "", "seeds", "plain", "TrAct", "difference"), rows)
 
 
 def rates() -> str:
@@ -115,12 +168,62 @@ def ablations() -> str:
             for method in ("plain", "tract"):
                 run = Run(network, optimizer, budget, method, 0, inputs="zca")
                 plain = dataclasses.replace(run, method="plain", inputs="standardised")
-                rows += _ablation(results, run, f"ZCA-whitened images, {METHOD_TITLES[method]}", plain)
+                rows += _ablation(results, run, f"{INPUT_TITLES['zca']}, {METHOD_TITLES[method]}", plain)
         for network in ("resnet", "vit"):
             for method in ("tract", "plain-sgd-first", "tract-sgd-first"):
                 if network == "resnet" or method != "tract":
                     rows += _ablation(results, Run(network, "adam", budget, method, 0), METHOD_TITLES[method])
     return _table(("network", "first layer", "seeds", "plain", "accuracy", "difference"), rows)
+
+
+def whitening() -> str:
+    """The parts of whitening by ``lam``, as differences to plain training."""
+    values = [value for lams, _ in WHITENING for value in lams]
+    rows = []
+    for results, run in _whitening_runs():
+        plain = _accuracy([result.accuracy for result in results.of(run)])
+        for method in WHITENING_PARTS:
+            pairs = [results.pairs(dataclasses.replace(run, method=method, lam=value)) for value in values]
+            if any(pairs):
+                cells = (f"{_pair_difference(found)} ({len(found)})" if found else "-" for found in pairs)
+                rows.append((run.epochs, plain, METHOD_TITLES[method], *cells))
+    return _table(("epochs", "plain", "first layer", *(f"{value:g}" for value in values)), rows)
+
+
+def whitened_inputs() -> str:
+    """Whitened images and frozen layers, as differences to plain training on ordinary images."""
+    rows = []
+    for results, run in _whitening_runs():
+        for method, inputs in (other for _, others in WHITENING for other in others):
+            other = dataclasses.replace(run, method=method, inputs=inputs)
+            title = (
+                METHOD_TITLES[method] if inputs == Run.inputs else f"{INPUT_TITLES[inputs]}, {METHOD_TITLES[method]}"
+            )
+            rows += [(run.epochs, *row[1:]) for row in _ablation(results, other, title, run)]
+    return _table(("epochs", "first layer", "seeds", "plain", "accuracy", "difference"), rows)
+
+
+def whitening_answer() -> str:
+    """A sentence for each budget: what each part of whitening gains over plain training."""
+    sentences = []
+    for results, run in _whitening_runs():
+        gains = []
+        for method, inputs, words in ANSWER:
+            other = dataclasses.replace(run, method=method, inputs=inputs)
+            if pairs := results.matched(run, other):
+                gains.append(f"{words} {_pair_difference(pairs)}")
+        sentences.append(f"After {run.epochs} epochs, in points over plain training: {', '.join(gains)}.\n")
+    return "\n".join(sentences) or "Not run yet.\n"
+
+
+def _whitening_runs() -> list[tuple[Results, Run]]:
+    """The plain run of each budget at which whitening was taken apart."""
+    return [
+        (results, Run("resnet", "sgd", results.size.budgets[place], "plain", 0))
+        for results in all_results()
+        for place in (-1, 0)
+        if results.of(Run("resnet", "sgd", results.size.budgets[place], "tract-dataset", 0))
+    ]
 
 
 def many() -> str:
@@ -182,7 +285,13 @@ TABLES: dict[str, Callable[[], str]] = {
     "convergence_lambda": lam,
     "convergence_contrast": contrast,
     "convergence_inputs": inputs,
+    "convergence_scales": scales,
+    "convergence_late": late,
+    "convergence_habits": habits,
     "convergence_ablations": ablations,
+    "convergence_whitening": whitening,
+    "convergence_whitening_answer": whitening_answer,
+    "convergence_whitened_inputs": whitened_inputs,
     "convergence_many": many,
     "convergence_rates": rates,
 }
@@ -205,6 +314,32 @@ METHOD_TITLES = {
     "plain-8": "plain, in 8 parts of the batch",
     "tract-8-local": "TrAct, 8 parts with covariances of their own",
     "tract-8-shared": "TrAct, 8 parts with one covariance",
+    "tract-first-half": "TrAct in the first half only",
+    "tract-rising": "TrAct, `lam` from 0.05 to 0.2 by `CosineLam`",
+    "tract-dataset": "gradient of whitening: TrAct, covariance of all training patches",
+    "whitened": "gradient and start of whitening: whitened patches",
+    "whitened-start": "start of whitening alone",
+    "frozen": "first layer frozen, random",
+    "frozen-eigenvectors": "first layer frozen, eigenvectors of all training patches",
+}
+
+ANSWER = (
+    ("tract", Run.inputs, "TrAct"),
+    ("tract-dataset", Run.inputs, "the gradient of whitening alone"),
+    ("whitened-start", Run.inputs, "its start alone"),
+    ("whitened", Run.inputs, "both"),
+    ("plain", "zca3", "images whitened by a 3x3 filter"),
+    ("plain", "zca9", "by a 9x9 filter"),
+    ("plain", "zca", "over the whole image"),
+)
+"""Method, inputs and words of the sentence on whitening."""
+
+HABIT_TITLES = {"no-decay": "no weight decay for the first layer", "clip": "gradients clipped to norm 1"}
+
+INPUT_TITLES = {
+    "zca": "ZCA-whitened images",
+    "zca9": "images whitened by a 9x9 filter",
+    "zca3": "images whitened by a 3x3 filter",
 }
 
 

@@ -15,6 +15,8 @@ from benchmarks.convergence.many_models import MODELS
 from benchmarks.convergence.methods import METHODS, FirstLayerGradient, Trainee, network, trainee
 from benchmarks.convergence.runs import Run
 from benchmarks.convergence.sizes import Size
+from benchmarks.convergence.whitening import eigenvector_filters, patch_covariance, whitened_start
+from tract_fx.schedules import CosineLam
 from tract_fx.tools.errors import ImageError
 from tract_fx.tools.training.batches import epoch_seed
 from tract_fx.tools.training.journal import Journal
@@ -48,10 +50,17 @@ class Training(TrainingLoop):
         self.train_inputs, self.test_inputs = images.inputs(run.inputs, run.noise)
         self.steps_per_epoch = len(images.train) // size.batch
         self.trainee = self._fresh_trainee()
+        covariance = self._covariance()
+        self._set_start(covariance)
         super().__init__(self.trainee.model, self._optimizers(), run.epochs * self.steps_per_epoch, amp=size.bfloat16)
         self.limit = self.total if steps is None else min(steps, self.total)
-        covariance = self.method.covariance
-        self.gradient = FirstLayerGradient(self.trainee.first_layer, run.lam, covariance) if covariance else None
+        self.gradient = None
+        if kind := self.method.covariance:
+            chosen = covariance if kind == "dataset" else kind
+            self.gradient = FirstLayerGradient(self.trainee.first_layer, run.lam, chosen, relative=self.method.relative)
+        self.lam = None
+        if self.method.rising:
+            self.lam = CosineLam(self.trainee.backend, self.total, start=run.lam / 2, end=2 * run.lam)
 
     def train(self, journal: Journal, tell: Callable[[str], None]) -> None:
         """Train, note every epoch, and go on from the journal's checkpoint where there is one."""
@@ -97,13 +106,24 @@ class Training(TrainingLoop):
 
     def checkpoint(self, epoch: int) -> dict[str, Any]:
         """Everything that goes on; randomness needs nothing, it begins anew with each epoch."""
-        return {"epoch": epoch, **self.state_dict(), "gradient": self.gradient and self.gradient.state_dict()}
+        return {"epoch": epoch, **self.state_dict(), **self._own_state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a checkpoint."""
         super().load_state_dict(state)
-        if self.gradient:
-            self.gradient.load_state_dict(state["gradient"])
+        for name in self._own_state():
+            getattr(self, name).load_state_dict(state[name])
+
+    def step(self, images: Tensor, targets: Tensor) -> Tensor:
+        """One step of the optimisers and of ``lam``; the loss in nats."""
+        loss = super().step(images, targets)
+        if self.lam:
+            self.lam.step()
+        return loss
+
+    def _own_state(self) -> dict[str, Any]:
+        """Of what only some methods have."""
+        return {name: part.state_dict() for name in ("gradient", "lam") if (part := getattr(self, name))}
 
     def _fresh_trainee(self) -> Trainee:
         run, size = self.run, self.size
@@ -125,11 +145,26 @@ class Training(TrainingLoop):
         shared.backend.lam = run.lam
         return shared
 
+    def _covariance(self) -> Tensor | None:
+        """Of all training patches, where the method needs it."""
+        needed = self.method.covariance == "dataset" or self.method.start
+        return patch_covariance(self.trainee.first_layer, self.train_inputs) if needed else None
+
+    def _set_start(self, covariance: Tensor | None) -> None:
+        layer, start = self.trainee.first_layer, self.method.start
+        if start == "eigenvectors":
+            eigenvector_filters(layer, covariance)
+        elif start:
+            whitened_start(layer, covariance, self.run.lam, keep_norm=start == "whitened, same norm")
+
     def _optimizers(self) -> list[torch.optim.Optimizer]:
         run = self.run
         own = self.method.first_optimizer
-        first = list(self.trainee.first_layer.parameters()) if own else []
+        apart = own or self.method.frozen or not self.method.first_decay
+        first = list(self.trainee.first_layer.parameters()) if apart else []
         rest = [p for p in self.trainee.model.parameters() if all(p is not other for other in first)]
+        if not self.method.first_decay:
+            rest = [{"params": rest}, {"params": first, "weight_decay": 0.0}]
         groups = [(run.optimizer, rest), *([(own, first)] if own else [])]
         return [
             make_optimizer(kind, parameters, run.rate * self.size.peak_rate(run.network, kind))
@@ -165,6 +200,8 @@ class Training(TrainingLoop):
             total += loss.detach()
         if self.gradient:
             self.gradient.precondition(images)
+        if self.method.clip:
+            nn.utils.clip_grad_norm_(self.trainee.model.parameters(), self.method.clip)
         return total
 
     def _laid_out(self, images: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ def test_two_steps_of_every_run(name: str, tiny: Size, image_folder: Path, tmp_p
     assert not load_results("small", tmp_path), "runs that were only tried out are no results"
 
 
-OUTSIDE = ("tract-running", "tract-8-shared")
+OUTSIDE = ("tract-running", "tract-8-shared", "tract-dataset", "tract-relative")
 
 
 @pytest.mark.usefixtures("tiny")

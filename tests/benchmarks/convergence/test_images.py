@@ -78,12 +78,12 @@ def some_images() -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_scales() -> None:
     train, test = some_images()
-    for kind, low, high in (("unit", 0.0, 1.0), ("raw", 0.0, 255.0)):
+    for kind, low, high in (("symmetric", -1.0, 1.0), ("unit", 0.0, 1.0), ("raw", 0.0, 255.0)):
         for split in inputs.INPUTS[kind](train, test, 0.0):
             x = split.finish(split.images)
             assert x.dtype == torch.float32
-            assert low <= x.min() <= 0.1 * high
-            assert 0.9 * high <= x.max() <= high
+            assert low <= x.min() <= low + 0.1 * (high - low)
+            assert high - 0.1 * (high - low) <= x.max() <= high
     split, _ = inputs.standardised(train, test, 0.0)
     x = split.finish(split.images).transpose(0, 1).flatten(1)
     torch.testing.assert_close(x.mean(1), torch.zeros(3), atol=1e-4, rtol=0)

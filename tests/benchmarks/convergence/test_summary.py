@@ -111,6 +111,50 @@ def test_the_table_of_contrast(results: Results) -> None:
     assert len(CONTRASTS) == 5
 
 
+def test_the_parts_of_whitening_are_compared_with_plain_training_of_their_budget(
+    tmp_path: Path, results: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in (0, 1):
+        write(tmp_path, Run("resnet", "sgd", 12, "tract-dataset", seed, lam=0.01), 0.75 + 0.03 * seed)
+    write(tmp_path, Run("resnet", "sgd", 12, "tract-dataset", 0), 0.72)
+    write(tmp_path, Run("resnet", "sgd", 12, "plain", 1, inputs="zca9"), 0.74)
+    write(tmp_path, Run("resnet", "sgd", 12, "frozen", 1), 0.7)
+    found = load_results("small", tmp_path)
+    monkeypatch.setattr(tables, "all_results", lambda: [found])
+    rows = tables.whitening().splitlines()
+    assert rows[2].startswith("| 12 | 71.0 ± 1.4 % | gradient of whitening")
+    assert rows[2].endswith("| +2.0 (1) | +5.5 ± 0.7 (2) | - | - |")
+    assert rows[3].endswith("| +10.0 ± 0.0 (2) | - | - | - |"), "TrAct itself"
+    rows = tables.whitened_inputs().splitlines()
+    assert "| 12 | images whitened by a 9x9 filter, plain | 1 | 72.0 % | 74.0 % | +2.0 |" in rows
+    assert "| 12 | first layer frozen, random | 1 | 72.0 % | 70.0 % | -2.0 |" in rows
+    assert tables.whitening_answer() == (
+        "After 12 epochs, in points over plain training: TrAct +10.0 ± 0.0, the gradient of whitening alone +2.0, "
+        "by a 9x9 filter +2.0.\n"
+    )
+    figures.draw(found, tmp_path)
+    assert (tmp_path / "convergence_small_whitening.png").exists()
+
+
+def test_tables_of_scales_of_late_training_and_of_habits(
+    tmp_path: Path, results: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for method, accuracy in (("plain", 0.5), ("tract", 0.4), ("tract-relative", 0.6)):
+        write(tmp_path, Run("resnet", "sgd", 3, method, 0, inputs="raw"), accuracy)
+    for method, accuracy in (("plain", 0.7), ("tract", 0.72), ("tract-first-half", 0.73)):
+        write(tmp_path, Run("resnet", "sgd", 20, method, 0), accuracy)
+    for method, accuracy in (("plain-clip", 0.6), ("tract-clip", 0.65)):
+        write(tmp_path, Run("resnet", "sgd", 12, method, 0), accuracy)
+    found = load_results("small", tmp_path)
+    monkeypatch.setattr(tables, "all_results", lambda: [found])
+    assert "| small ResNet, SGD | raw | 1 | 50.0 % | -10.0 | +10.0 |" in tables.scales()
+    assert "| small ResNet, SGD | 20 | TrAct in the first half only | 1 | 70.0 % | 73.0 % | +3.0 |" in tables.late()
+    assert tables.habits().splitlines()[2:] == [
+        "| small ResNet, SGD | 12 | gradients clipped to norm 1 | 1 | 60.0 % | 65.0 % | +5.0 |",
+        "| small ResNet, SGD | 12 | neither | 2 | 71.0 ± 1.4 % | 81.0 ± 1.4 % | +10.0 ± 0.0 |",
+    ]
+
+
 def test_every_table_and_picture_can_be_made(results: Results, tmp_path: Path) -> None:
     assert all(render().strip() for render in tables.TABLES.values())
     assert f"{len(list(results))} runs on a processor with torch 2.15" in tables.conditions()

@@ -34,7 +34,7 @@ def quiet(line: str) -> None:
     del line
 
 
-@pytest.mark.parametrize("method", ["tract", "tract-running", "tract-first-third"])
+@pytest.mark.parametrize("method", ["tract", "tract-running", "tract-first-third", "tract-rising", "whitened"])
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(
     method: str, tiny: Size, images: Images, tmp_path: Path
 ) -> None:
@@ -131,19 +131,56 @@ def test_a_first_layer_of_its_own_is_in_one_optimiser_only(tiny: Size, images: I
     assert len(adam | sgd) == len(list(training.trainee.model.parameters()))
 
 
-def test_the_pass_is_off_after_the_first_third(tiny: Size, images: Images) -> None:
-    """Weights of both sides, from the same state: equal after a late step, different after an early one."""
+@pytest.mark.parametrize(("method", "last"), [("tract-first-third", 3), ("tract-first-half", 5)])
+def test_the_pass_is_off_after_its_share(method: str, last: int, tiny: Size, images: Images) -> None:
+    """Weights of both sides, from the same state: different after the last step of the share, equal after the next."""
     moved = {}
-    for done in (0, 11):
-        for method in ("plain", "tract-first-third"):
-            training = Training(Run("vit", "sgd", 4, method, 0), tiny, images)
+    for done in (last, last + 1):
+        for side in ("plain", method):
+            training = Training(Run("vit", "sgd", 4, side, 0), tiny, images)
             assert training.total == 12
             training.done = done
             batch = next(iter(training._batches(torch.Generator().manual_seed(0))))
             training.step(*batch)
-            moved[done, method] = training.trainee.first_layer.weight.detach().clone()
-    assert torch.equal(moved[11, "plain"], moved[11, "tract-first-third"])
-    assert not torch.equal(moved[0, "plain"], moved[0, "tract-first-third"])
+            moved[done, side] = training.trainee.first_layer.weight.detach().clone()
+    assert torch.equal(moved[last + 1, "plain"], moved[last + 1, method])
+    assert not torch.equal(moved[last, "plain"], moved[last, method])
+
+
+def eager(run: Run, tiny: Size, images: Images) -> Training:
+    """A training whose network runs as it is, where nothing of the compiler is asked."""
+    training = Training(run, tiny, images)
+    training.trainee.plain = training.trainee.tract = training.trainee.model
+    return training
+
+
+def test_a_rising_lam_ends_at_twice_its_value(tiny: Size, images: Images) -> None:
+    training = eager(Run("resnet", "sgd", 1, "tract-rising", 0), tiny, images)
+    backend = training.trainee.backend
+    seen = [backend.lam]
+    for batch in training._batches(torch.Generator().manual_seed(0)):
+        training.step(*batch)
+        seen.append(backend.lam)
+    assert seen == pytest.approx([0.05, 0.0875, 0.1625, 0.2])
+
+
+def test_clipped_gradients_have_that_norm(tiny: Size, images: Images) -> None:
+    norms = {}
+    for method in ("plain", "plain-clip"):
+        training = eager(Run("resnet", "sgd", 1, method, 0), tiny, images)
+        training.backward(*next(iter(training._batches(torch.Generator().manual_seed(0)))))
+        norms[method] = torch.stack([p.grad.norm() for p in training.trainee.model.parameters()]).norm().item()
+    assert norms["plain"] > 1.1
+    assert norms["plain-clip"] == pytest.approx(1.0, rel=1e-4)
+
+
+def test_no_weight_decay_for_the_first_layer_alone(tiny: Size, images: Images) -> None:
+    training = Training(Run("resnet", "sgd", 1, "tract-no-decay", 0), tiny, images)
+    rest, first = training.optimizers[0].param_groups
+    assert (rest["weight_decay"], first["weight_decay"]) == (5e-4, 0.0)
+    assert [id(p) for p in first["params"]] == [id(p) for p in training.trainee.first_layer.parameters()]
+    assert len(rest["params"]) + len(first["params"]) == len(list(training.trainee.model.parameters()))
+    assert first["lr"] == rest["lr"]
 
 
 def gradient_of(method: str, tiny: Size, images: Images) -> torch.Tensor:
@@ -182,6 +219,18 @@ def test_the_running_average_against_the_formula() -> None:
         expected = layer.weight.grad.double().flatten(1) @ torch.linalg.inv(matrix)
         gradient.precondition(x)
         torch.testing.assert_close(layer.weight.grad.flatten(1).double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_relative_lam_against_the_formula() -> None:
+    """In units of the mean of the squared elements of the rows."""
+    torch.manual_seed(0)
+    layer, x = torch.nn.Conv2d(3, 4, 3), 50 * torch.randn(2, 3, 9, 9)
+    layer.weight.grad = torch.randn_like(layer.weight)
+    rows = reference.conv_rows(x, (3, 3), 1, stride=1, padding=0)[0]
+    matrix = rows.T @ rows / len(rows) + 0.1 * rows.square().mean() * torch.eye(27, dtype=torch.float64)
+    expected = layer.weight.grad.double().flatten(1) @ torch.linalg.inv(matrix)
+    methods.FirstLayerGradient(layer, lam=0.1, covariance="batch", relative=True).precondition(x)
+    torch.testing.assert_close(layer.weight.grad.flatten(1).double(), expected, rtol=1e-5, atol=1e-9)
 
 
 def test_accuracy_by_contrast_is_that_of_the_images_of_each_contrast(tiny: Size, images: Images) -> None:
