@@ -29,7 +29,12 @@ __all__ = [
 ]
 
 # Operators with which the closed form begins.
-_CLOSED_FORMS = ("tract_fx.patch_gram", "tract_fx.gram_and_gradient", "tract_fx.dual_gradient")
+_CLOSED_FORMS = (
+    "tract_fx.patch_gram",
+    "tract_fx.gram_and_gradient",
+    "tract_fx.dual_gradient",
+    "tract_fx.alike_gradients",
+)
 
 BY_HAND = "a hand-written backward pass (torch.autograd.Function) computes the gradient of its weight"
 JAGGED = (

@@ -29,7 +29,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -41,6 +41,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from tract_fx.compat import detect_fake_mode, preserving_no_metadata
 from tract_fx.distributed.agreement import Group
 from tract_fx.distributed.covariance import Sharing, order_after, shared_gradient, start_covariance
+from tract_fx.ops.alike import alike_gradients
 from tract_fx.ops.gradient import exact_gradient
 from tract_fx.ops.operands import LayerOperands, Operands, laid_out_as, layer_operands
 from tract_fx.ops.patches import LINEAR, PatchGeometry
@@ -50,7 +51,7 @@ from tract_fx.passes.calls import Kind, Side
 from tract_fx.passes.first_layer import REWRITTEN, Form, Match
 from tract_fx.passes.joint_graph import is_backward
 
-__all__ = ["apply", "apply_shared", "operands_of", "product_operands", "replace_gradient"]
+__all__ = ["apply", "apply_alike", "apply_shared", "operands_of", "product_operands", "replace_gradient"]
 
 aten = torch.ops.aten
 
@@ -88,6 +89,73 @@ def apply(match: Match, lam: Node, decompositions: Decompositions | None = None,
     replace_gradient(match, _formula(match, relative), others, decompositions)
     _drop_plain_gradient(match)
     match.call.output.meta[REWRITTEN] = True
+
+
+def apply_alike(
+    matches: Sequence[Match], lam: Node, decompositions: Decompositions | None = None, *, relative: bool = False
+) -> None:
+    """:func:`apply` for linear layers of one shape, by one operator behind the last of their gradients.
+
+    Where that is impossible, since the gradient of one has a part in that of another, one by one.
+
+    Args:
+        matches: a group of :func:`~tract_fx.passes.alike.alike`.
+        lam: as for :func:`apply`.
+        decompositions: as for :func:`apply`.
+        relative: as for :func:`apply`.
+    """
+    gradients = [match.gradient.node for match in matches]
+    inputs = [match.call.input for match in matches]
+    output_gradients = [match.gradient.output_gradient for match in matches]
+    arguments = [*gradients, *inputs, *output_gradients, lam]
+    point = max(arguments)
+    if not _move_users(gradients, arguments, point):
+        for match in matches:
+            apply(match, lam, decompositions, relative=relative)
+        return
+    users = [list(gradient.users) for gradient in gradients]
+    traced = _trace(_formula_of_alike(matches, relative), arguments, decompositions)
+    results = _inline(traced, arguments, after=point, like=max(gradients))
+    for match, gradient, result, old_users in zip(matches, gradients, results, users, strict=True):
+        _replace(gradient, result, old_users)
+        match.call.output.meta[REWRITTEN] = True
+
+
+def _formula_of_alike(matches: Sequence[Match], relative: bool) -> Callable[..., list[Tensor]]:
+    def formula(*values: Tensor) -> list[Tensor]:
+        count = len(matches)
+        gradients, inputs, output_gradients = (values[start : start + count] for start in range(0, 3 * count, count))
+        lam = values[-1].to(inputs[0].device)
+        layers = [
+            product_operands(match, *operands)
+            for match, *operands in zip(matches, inputs, gradients, output_gradients, strict=True)
+        ]
+        found = alike_gradients(
+            [layer.input for layer in layers], [layer.output_channels for layer in layers], lam, relative
+        )
+        return [
+            _in_place_of(gradient, layer.restore(new[None]))
+            for gradient, layer, new in zip(gradients, layers, found, strict=True)
+        ]
+
+    return formula
+
+
+def _move_users(gradients: Sequence[Node], needed: Sequence[Node], point: Node) -> bool:
+    """Move whatever is made from ``gradients`` behind ``point``, unless some of it is ``needed`` there."""
+    made: dict[Node, None] = dict.fromkeys(gradients)
+    for node in point.graph.nodes:
+        if any(argument in made for argument in node.all_input_nodes):
+            made[node] = None
+        if node is point:
+            break
+    users = [node for node in made if node not in gradients]
+    if not set(users).isdisjoint(needed):
+        return False
+    for node in users:
+        point.append(node)
+        point = node
+    return True
 
 
 def replace_gradient(

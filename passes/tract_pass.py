@@ -11,6 +11,7 @@ from torch.fx import Graph, Node
 from tract_fx.compat import CustomGraphPass
 from tract_fx.distributed.agreement import Group
 from tract_fx.passes import rewrite
+from tract_fx.passes.alike import alike
 from tract_fx.passes.first_layer import Findings, find
 from tract_fx.passes.joint_graph import DEFAULT_NAMING, GraphInput, JointGraph
 from tract_fx.passes.naming import Naming
@@ -75,13 +76,17 @@ class TractPass(CustomGraphPass):
         tangent = joint.first_tangent
         with self.watch(graph):
             lam = self.lam(graph)
-            for match in findings.matches:
-                if self.process_groups:
+            if self.process_groups:
+                for match in findings.matches:
                     tangent = rewrite.apply_shared(
                         match, lam, self.process_groups, tangent, decompositions, relative=self.relative
                     )
-                else:
-                    rewrite.apply(match, lam, decompositions, relative=self.relative)
+            else:
+                for group in alike(findings.matches):
+                    if len(group) > 1:
+                        rewrite.apply_alike(group, lam, decompositions, relative=self.relative)
+                    else:
+                        rewrite.apply(*group, lam, decompositions, relative=self.relative)
             graph.lint()
 
     def uuid(self) -> tuple[Any, ...] | None:

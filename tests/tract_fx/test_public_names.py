@@ -21,6 +21,7 @@ PUBLIC = (
 )
 OPERATORS = (
     "patch_gram",
+    "alike_gradients",
     "gram_and_gradient",
     "weight_gradient",
     "dual_gradient",

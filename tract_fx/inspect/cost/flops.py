@@ -156,11 +156,20 @@ def _dual_gradient(arguments: Any, keywords: Any, out: Any) -> Expr:
     return system + triangular_flops(rows, outputs, groups) + 2 * groups * outputs * rows * features
 
 
+def _alike_gradients(arguments: Any, keywords: Any, out: Any) -> Expr:
+    """The systems of each layer, of the smaller size where it is known."""
+    (rows, features), outputs, count = arguments[0][0], arguments[1][0][1], len(out)
+    system, other = (rows, features) if (rows < features) == True else (features, rows)  # noqa: E712 - may be symbolic
+    solve = cholesky_flops(system, count) + triangular_flops(system, outputs, count)
+    return gram_flops(other, system, count) + solve + 2 * count * outputs * rows * features
+
+
 _OWN: dict[Any, Callable[[Any, Any, Any], Expr]] = {
     aten.convolution_backward: _convolution_backward,
     torch.ops.tract_fx.factor_and_solve: _factor_and_solve,
     torch.ops.tract_fx.patch_gram: _patch_gram,
     torch.ops.tract_fx.dual_gradient: _dual_gradient,
+    torch.ops.tract_fx.alike_gradients: _alike_gradients,
     torch.ops.tract_fx.gram_and_gradient: _gram_and_gradient,
     torch.ops.tract_fx.weight_gradient: _weight_gradient,
 }

@@ -11,7 +11,7 @@ from tract_fx.passes.joint_graph import target_of
 
 __all__ = ["CAPTIONS", "counted", "meaning_of", "title_of", "value_of"]
 
-# Captions of the landmarks, by the name and the form. "whole" is the one operator that computes the dual form on a CPU.
+# Captions of the landmarks, by the name and the form. "whole" is one operator that computes all of a form on a CPU.
 CAPTIONS = {
     ("gram", "primal"): "XᵀX of all patches",
     ("gram", "dual"): "XXᵀ of all rows",
@@ -23,6 +23,7 @@ CAPTIONS = {
     ("product", "dual"): "times X",
     ("product", "primal"): "",
     ("whole", "dual"): "((XXᵀ / r + λI)⁻¹ dZ)ᵀ X",
+    ("whole", "primal"): "dZᵀX (C + λI)⁻¹",
 }
 # The name of one of these operators stands for the nodes around it too.
 _MAIN = ("convolution", "convolution_backward", "mm", "addmm", "bmm", "baddbmm")

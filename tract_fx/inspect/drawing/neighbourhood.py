@@ -2,7 +2,7 @@
 
 The picture shows the layer's call with what its operands are made from, its backward pass, the nodes from its weight
 gradient to that of the parameter, and the nodes that the pass has added. Among the added nodes, the operators of
-``_LANDMARKS`` (Gram matrix, solution, choice, or the one operator of the dual form) have boxes of their own.
+``_LANDMARKS`` (Gram matrix, solution, choice, or one operator for all of it) have boxes of their own.
 All other added nodes with the same landmarks before them and the same landmarks after them share one box. Edges are tensors;
 sizes are not drawn.
 """
@@ -27,6 +27,8 @@ __all__ = ["Box", "Neighbourhood", "neighbourhood"]
 Status = Literal["same", "added", "removed", "unused"]
 Kind = Literal["node", "chain", "input", "result", "rest"]
 
+# The operator of many small layers.
+_ALIKE = "tract_fx.alike_gradients"
 # Operators with a box of their own among added nodes, by what they are called here.
 _LANDMARKS = {
     "tract_fx.patch_gram": "gram",
@@ -34,6 +36,7 @@ _LANDMARKS = {
     "tract_fx.weight_gradient": "gradient",
     "tract_fx.dual_gradient": "whole",
     "tract_fx.factor_and_solve": "solve",
+    _ALIKE: "whole",
     "where": "choose",
     "bmm": "product",
     "mm": "product",
@@ -102,6 +105,7 @@ class _Drawing:
         self.gradient, self.tangent = self.nodes.get(layer.gradient), self.nodes[layer.output_gradient]
         self.output = graph.output_node()
         self.group_of: dict[Node, Key] = {}
+        self.of_others: set[Node] = set()  # results that an operator of many layers has for the others
 
     def result(self) -> Neighbourhood:
         self._operand(self.input, "data")
@@ -173,8 +177,22 @@ class _Drawing:
             part = connected(next(iter(new)), new)
             new -= part
             if {self.input, self.tangent} <= {item for node in part for item in node.all_input_nodes}:
-                return part
+                return self._without_others(part)
         return set()
+
+    def _without_others(self, part: set[Node]) -> set[Node]:
+        """Of the added nodes of layers that are solved together, those of this one and the operator."""
+        operator_ = next((node for node in part if target_of(node) == _ALIKE), None)
+        if operator_ is None:
+            return part
+        inputs, gradients, *rest = operator_.args
+        inside = part | {self.tangent}
+        index = next(i for i, item in enumerate(gradients) if self.tangent in ancestors([item], inside.__contains__))
+        self.of_others = {user for user in operator_.users if user.args[1] != index}
+        lam = [item for item in rest if isinstance(item, Node)]
+        mine = ancestors([inputs[index], gradients[index], *lam], part.__contains__) | {operator_}
+        among = [node for node in self.graph.nodes if node in part - self.of_others]
+        return mine | set(reached([operator_], among))
 
     def _constants_to_users(self, order: list[Node]) -> None:
         """What is made of nothing that is drawn (an identity matrix, ``lam``, a size) belongs to what it is used for."""
@@ -196,7 +214,8 @@ class _Drawing:
             if node is self.gradient or (self._status(node) == "added" and key != _BIAS)
         ]
         leads = ancestors(self.output.all_input_nodes, lambda item: True)
-        for node in reached(starts, [item for item in self.graph.nodes if item is not self.output]):
+        others = {self.output, *self.of_others}
+        for node in reached(starts, [item for item in self.graph.nodes if item not in others]):
             if node in leads and node not in self.group_of:
                 self._assign([node], ("tail", self._status(node)))
 

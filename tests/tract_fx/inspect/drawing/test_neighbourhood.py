@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from torch import nn
 from torch.fx import Graph
 
 from support.explained import REWRITTEN, explained
 from tract_fx.inspect.drawing.captions import value_of
 from tract_fx.inspect.drawing.neighbourhood import Box, Neighbourhood, neighbourhood
 from tract_fx.inspect.drawing.picture import draw
-from tract_fx.inspect.explanation import ExplainedGraph, ExplainedLayer
+from tract_fx.inspect.explanation import ExplainedGraph, ExplainedLayer, explain
 from tract_fx.passes.joint_graph import is_backward
 
 SIDES = [False, True]
@@ -111,6 +113,31 @@ def test_the_dual_form_of_all_groups_is_one_operator_with_its_formula(name: str)
     ((_, _, _, drawn),) = sides(name, after=True)
     (box,) = [box for box in boxes_with(drawn, "added") if box.title == "tract_fx.dual_gradient"]
     assert box.caption == "((XXᵀ / r + λI)⁻¹ dZ)ᵀ X"
+
+
+class Forecaster(nn.Module):
+    """A small linear layer for each of five channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.channels = nn.ModuleList(nn.Linear(12, 4) for _ in range(5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(torch.cat([layer(x[:, index]) for index, layer in enumerate(self.channels)], 1))
+
+
+def test_layers_that_are_solved_together_have_pictures_of_their_own() -> None:
+    (graph,) = explain(Forecaster(), torch.randn(40, 5, 12)).graphs
+    known = {node.name for node in graph.graph_before.graph.nodes}
+    assert [layer.match.weight for layer in graph.layers] == [f"channels.{index}.weight" for index in range(5)]
+    for layer in graph.layers:
+        match = layer.match
+        drawn = neighbourhood(graph.graph_after.graph, layer.nodes, match.weight, match.form, known, after=True)
+        inside = {node for box in drawn.boxes.values() for node in box.nodes}
+        assert any(box.title == "tract_fx.alike_gradients" and box.caption for box in drawn.boxes.values())
+        assert {item.nodes.output_gradient for item in graph.layers} & inside == {layer.nodes.output_gradient}
+        assert drawn.boxes["result"].value == "f32[4, 12]"
+        assert sum(target == "result" for _, target in drawn.edges) == 1
 
 
 def test_a_removed_cast_is_shown_before() -> None:
