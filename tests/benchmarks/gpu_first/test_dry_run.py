@@ -71,8 +71,8 @@ def test_steps_and_profiles_and_correctness(tmp_path: Path) -> None:
     assert set(step["captures_skipped"]) == set(step["sides"])
     plain, rewritten = records(tmp_path, "profile")
     assert plain["operators"] == {}
-    assert set(rewritten["operators"]) == {"tract_fx::gram_and_gradient", "tract_fx::factor_and_solve"}
-    assert "aten::cholesky_solve" in rewritten["operators"]["tract_fx::factor_and_solve"]
+    assert "aten::addmm_" in rewritten["operators"]["tract_fx::gram_and_gradient"]
+    assert any("aten::cholesky_solve" in kernels for kernels in rewritten["operators"].values())
     assert len(list(tmp_path.glob("trace_*.json.gz"))) == 2
 
 
