@@ -11,7 +11,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.gpu_first.records import Records
-from benchmarks.gpu_first.steps import BASE, OURS, PRECISIONS, WARM_UP, Setting, forget
+from benchmarks.gpu_first.steps import BASE, OURS, PRECISIONS, WARM_UP, Setting, in_memory
 from benchmarks.gpu_first.timing import wait
 from benchmarks.sides import training_step
 
@@ -35,7 +35,12 @@ def run(records: Records) -> int:
             if "kernels" in records.found().get(key, {}):
                 continue
             try:
-                records.write(key, workload=name, side=side, steps=STEPS, **measure(records, setting, side, key))
+                found = in_memory(
+                    lambda batch, setting=setting, side=side: measure(records, setting, side, batch),
+                    setting,
+                    records.device,
+                )
+                records.write(key, workload=name, side=side, steps=STEPS, **found)
             except Exception as problem:  # the next one may work
                 print(f"gpu_first: profile of {key}: {type(problem).__name__}: {problem}", file=sys.stderr)
                 records.write(key, workload=name, side=side, problem=f"{type(problem).__name__}: {problem}"[:1000])
@@ -43,12 +48,11 @@ def run(records: Records) -> int:
     return int(wrong > 0)
 
 
-def measure(records: Records, setting: Setting, side: str, key: str) -> dict[str, Any]:
+def measure(records: Records, setting: Setting, side: str, batch: int) -> dict[str, Any]:
     """Microseconds of one step by kernel, and by kernel behind each operator; the trace is written beside the results."""
-    forget()
     device, workload = records.device, setting.workload
     torch.manual_seed(0)
-    data = workload.data(device, workload.batch[device])
+    data = workload.data(device, batch)
     step = training_step(side, workload.make(), workload.first, *data, setting.precision)
     for _ in range(WARM_UP):
         step()
@@ -58,9 +62,10 @@ def measure(records: Records, setting: Setting, side: str, key: str) -> dict[str
         for _ in range(STEPS):
             step()
         wait(device)
-    profiler.export_chrome_trace(str(records.out / f"trace {key}.json.gz".replace(" ", "_")))
+    profiler.export_chrome_trace(str(records.out / f"trace {setting.key} {side}.json.gz".replace(" ", "_")))
     kernels = kernel_times(profiler.key_averages(), device)
     return {
+        "batch": batch,
         "step_microseconds": sum(kernels.values()) / STEPS,
         "kernels": {name: spent / STEPS for name, spent in kernels.most_common(MOST_KERNELS)},
         "operators": operator_times(profiler.events(), device),
@@ -73,7 +78,7 @@ def kernel_times(averages: Iterable[Any], device: str) -> Counter[str]:
     for event in averages:
         if device == "cpu":
             found[event.key] += event.self_cpu_time_total
-        elif event.device_type == torch.autograd.DeviceType.CUDA:
+        elif event.device_type == torch.autograd.DeviceType.CUDA and not getattr(event, "is_user_annotation", False):
             found[event.key] += event.self_device_time_total
     return found
 

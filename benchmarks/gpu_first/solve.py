@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,9 +34,16 @@ def run(records: Records) -> int:
     for how, measure in (("eager", measure_eager), ("captured", measure_captured)):
         for name in names:
             key = f"{name} {how}"
-            if key not in found:
+            if not is_done(found.get(key), records.device):
                 wrong += measure(records, key, *systems[name])
     return int(wrong > 0)
+
+
+def is_done(record: dict[str, Any] | None, device: str) -> bool:
+    """Whether there is a result that is right; what failed is tried again."""
+    if record is None or "error" not in record:
+        return record is not None and device != "cuda"
+    return record["error"] <= TOLERANCE
 
 
 def system(features: int, outputs: int, device: str) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ import importlib.util
 import itertools
 import sys
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import nn
@@ -22,7 +22,9 @@ from benchmarks.models import WORKLOADS, Workload
 from benchmarks.sides import Precision, training_step
 from benchmarks.throughput import BASE, summary
 
-__all__ = ["TINY", "Setting", "forget", "run", "settings", "skipped_captures"]
+__all__ = ["TINY", "Setting", "in_memory", "run", "settings", "skipped_captures"]
+
+Result = TypeVar("Result")
 
 OURS, AUTHORS = "compiled tract-fx", "compiled torch-tract"
 NAMES = ("resnet50-224", "deit-s-224", "vit-cifar", "resnet18-cifar")
@@ -30,6 +32,8 @@ PRECISIONS = (Precision("bfloat16", channels_last=True), Precision("float32"))
 MODES = (None, "reduce-overhead")
 # Steps of a block; blocks of a side; what all blocks of a setting take before no further round is begun.
 STEPS, FEWEST_ROUNDS, MOST_ROUNDS, ENOUGH_SECONDS = 20, 3, 11, 12.0
+# Images below which a batch is not halved where memory is too small.
+SMALLEST_BATCH = 16
 # CUDA graphs are recorded in the second or third step.
 WARM_UP = 5
 
@@ -77,7 +81,7 @@ def run(records: Records) -> int:
         if before is not None and "problem" not in before:
             continue
         try:
-            measure(records, setting)
+            in_memory(lambda batch, setting=setting: measure(records, setting, batch), setting, records.device)
         except (
             Exception
         ) as problem:  # whatever a compiler or driver may raise: it is said, and there are other settings
@@ -97,12 +101,24 @@ def about(setting: Setting) -> dict[str, object]:
     }
 
 
-def measure(records: Records, setting: Setting) -> None:
+def in_memory(run: Callable[[int], Result], setting: Setting, device: str) -> Result:
+    """What ``run`` gives for the batch of a setting, or for half of it, and so on, if the device has no memory for more."""
+    batch = setting.workload.batch[device]
+    while True:
+        forget()
+        try:
+            return run(batch)
+        except torch.OutOfMemoryError:
+            if batch < 2 * SMALLEST_BATCH:
+                raise
+        batch //= 2  # out here, what the failed attempt has allocated is free
+
+
+def measure(records: Records, setting: Setting, batch: int) -> None:
     """Compile every side, measure them, and write the result."""
-    forget()
     device, workload = records.device, setting.workload
     torch.manual_seed(0)
-    model, data = workload.make(), workload.data(device, workload.batch[device])
+    model, data = workload.make(), workload.data(device, batch)
     steps: dict[str, Callable[[], None]] = {}
     skips, absent = {}, {}
     for side in sides():
@@ -113,7 +129,7 @@ def measure(records: Records, setting: Setting) -> None:
                 step()
             wait(device)
         except Exception as problem:
-            if side != AUTHORS:
+            if side != AUTHORS or isinstance(problem, torch.OutOfMemoryError):
                 raise
             absent[side] = f"{type(problem).__name__}: {problem}"[:500]
             continue
@@ -122,7 +138,7 @@ def measure(records: Records, setting: Setting) -> None:
     records.write(
         setting.key,
         **about(setting),
-        batch=len(data[0]),
+        batch=batch,
         image=workload.image,
         steps=2 if records.tiny else STEPS,
         rounds=len(rounds),

@@ -1,6 +1,7 @@
 """Everything but the timer of a GPU runs on a CPU, small: what it writes, how it goes on, how it stops."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks.gpu_first import __main__ as command
-from benchmarks.gpu_first import steps
+from benchmarks.gpu_first import solve, steps
 from benchmarks.gpu_first.part import PARTS
 
 ROOT = Path(__file__).parents[3]
@@ -44,6 +45,35 @@ def test_the_most_wanted_settings_come_first() -> None:
     assert len(found) == len(set(found)) == 16
     assert found[0] == "resnet50-224 bfloat16 channels-last default"
     assert all("float32" in key for key in found[8:])
+
+
+def test_where_memory_is_too_small_the_batch_is_halved() -> None:
+    batches = []
+
+    def run(batch: int) -> int:
+        batches.append(batch)
+        if batch > 64:
+            raise torch.OutOfMemoryError
+        return batch
+
+    setting = steps.Setting("resnet50-224", steps.PRECISIONS[0], None)
+    assert steps.in_memory(run, setting, "cuda") == 64
+    assert batches == [256, 128, 64]
+
+    def fail(batch: int) -> int:
+        raise torch.OutOfMemoryError
+
+    with pytest.raises(torch.OutOfMemoryError):
+        steps.in_memory(fail, setting, "cuda")
+
+
+def test_what_failed_is_tried_again() -> None:
+    assert not solve.is_done(None, "cuda")
+    assert not solve.is_done({"captured": False, "why": "not permitted"}, "cuda")
+    assert solve.is_done({"captured": False, "why": "no CUDA device"}, "cpu")
+    assert not solve.is_done({"error": 1e-3}, "cuda")
+    assert not solve.is_done({"error": math.nan}, "cuda")
+    assert solve.is_done({"error": 1e-14}, "cuda")
 
 
 @pytest.mark.slow
