@@ -17,7 +17,7 @@ TESTS = Path("tests") / "gpu"
 # Each in a process of its own, all at once: most of the time goes into compilation.
 FILES = ("photographs.py", "capture.py", "backend.py", "gram.py")
 # What runs without a GPU as well.
-TINY = [str(TESTS / "photographs.py"), "-k", "3x3-standardised-contiguous and (float32 or dtype0)"]
+TINY = [str(TESTS / "photographs.py"), "-k", "3x3-contiguous and (float32 or bfloat16)"]
 # Of each process; the tests' own choice is one, for machines where as many processes run as there are cores.
 COMPILE_THREADS = "4"
 # Exit statuses of pytest that are no failure: passed, and nothing left to run.
