@@ -57,7 +57,8 @@ def tract_backend(
         lam: the regularisation, a finite positive number in units of squared inputs, unless it is relative. The paper uses
             0.1 by default, 0.2 for long training and 0.05 for short training.
         layers: ``"first"`` for every convolution or matrix product whose input depends on data alone, or a list of names
-            of modules (``"patch_embed.proj"``) or parameters (``"patch_embed.proj.weight"``).
+            of modules (``"patch_embed.proj"``) or parameters (``"patch_embed.proj.weight"``). A name that no graph has used
+            raises ``UnsupportedLayerError`` before the optimiser steps with the plain gradient of that layer.
         on_unsupported: ``"error"``, ``"warn"`` or ``"ignore"``: what happens when a layer should be rewritten and cannot
             be. ``"ignore"`` also silences the warning about a model without a first layer.
         inner: ``"inductor"``, or ``"aot_eager"`` to generate no code (for tests and debugging).

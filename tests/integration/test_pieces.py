@@ -196,6 +196,19 @@ def test_a_chosen_name_that_can_have_no_effect(name: str, reason: str) -> None:
     assert step(model, torch.compile(model, backend=quiet)(X).sum()) == []
 
 
+def test_a_chosen_layer_of_a_model_that_is_skipped_entirely() -> None:
+    class Uncompiled(Net):
+        @torch.compiler.disable
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x)
+
+    model = Uncompiled()
+    torch.compile(model, backend=tract_backend(inner="aot_eager", layers=["stem"]))(X).sum().backward()
+    for _ in range(2):
+        with pytest.raises(UnsupportedLayerError, match="no graph of Uncompiled was compiled"):
+            torch.optim.SGD(model.parameters(), lr=0.1).step()
+
+
 def test_a_chosen_layer_that_has_not_run_yet_is_told_once_and_no_error() -> None:
     model = Contains()
     compiled = torch.compile(model, backend=tract_backend(inner="aot_eager", layers=["net.stem", "unused"]))

@@ -44,8 +44,8 @@ def saw_choice(
     """
     if isinstance(layers, str) or model is None:
         return
-    refused = (item for item in record.rejections if item.severity is Severity.ERROR)
-    settled = [(item.layer, item.weight.split(", ")) for item in (*record.matches, *refused)]
+    settled = [(item.layer, item.weight.split(", ")) for item in record.matches]
+    settled += [(item.layer, item.weight.split(", ")) for item in record.rejections if item.severity is Severity.ERROR]
     chosen = process_state.chosen.setdefault(backend, ChosenLayers(on_unsupported, set(layers)))
     chosen.models.add(model)
     for name in list(chosen.without_effect):
@@ -78,7 +78,7 @@ def check_choices(stepped: Mapping[int, torch.Tensor]) -> list[torch.nn.Module]:
 
 def _concerned(backend: object, chosen: ChosenLayers, stepped: Mapping[int, torch.Tensor]) -> bool:
     """Whether the step is one of a model that the backend compiles: another optimiser's step proves nothing."""
-    compiled = process_state.training.get(backend, {})
+    compiled: Mapping[int, torch.Tensor] = process_state.training.get(backend, {})
     held = (item for model in chosen.models for name in chosen.without_effect for _, item in _held(name, model))
     return any(compiled.get(key) is item for key, item in stepped.items()) or any(id(item) in stepped for item in held)
 

@@ -106,8 +106,8 @@ def _backward_of(outputs: Any) -> Any | None:
     """The node of the backward pass of the graph whose outputs these are; None where there is none, or it is hidden."""
     for output in outputs:
         node = output.grad_fn if isinstance(output, torch.Tensor) else None
-        if node is not None:
-            return node if compat.is_compiled_function(node) else None
+        if node is not None and compat.is_compiled_function(node):
+            return node
     return None
 
 

@@ -23,7 +23,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from tract_fx import process_state
 from tract_fx.compile.choices import check_choices
 from tract_fx.compile.model_names import modules_of, parameters_of
-from tract_fx.errors import TractWarning
+from tract_fx.errors import TractWarning, UnsupportedLayerError
+from tract_fx.passes.first_layer import is_named
 from tract_fx.process_state import BackendStatus, CompileStatus, Structure
 
 __all__ = [
@@ -185,13 +186,30 @@ def _check(model: torch.nn.Module, seen: CompileStatus, trained: list[tuple[str,
         return
     for backend in backends:
         backend.warned |= backend is process_state.backends.get(owner)
+    message = _why_outside(model, shown, names, seen)
+    if _is_chosen(owner, outside):
+        seen.due = True
+        raise UnsupportedLayerError(f"No name in layers=[...] has an effect: {message}")
+    _warn(message)
+
+
+def _is_chosen(owner: object | None, outside: list[tuple[str, torch.Tensor]]) -> bool:
+    """Whether the user named one of these parameters or its layer, and an error is to say that it is not rewritten."""
+    options = getattr(owner, "options", None)
+    layers = getattr(options, "layers", "first")
+    if isinstance(layers, str) or getattr(options, "on_unsupported", "") != "error":
+        return False
+    return any(is_named(name, item.rpartition(".")[0], (item,)) for name in layers for item, _ in outside)
+
+
+def _why_outside(model: torch.nn.Module, shown: str, names: set[str], seen: CompileStatus) -> str:
+    """Why parameters of a model trained outside of every compiled graph, and what to do."""
     if not names and seen.without_gradients:
-        _warn(
+        return (
             f"forward() of {type(model).__name__} is compiled, but it was not run with gradients enabled: {shown} trained "
             "through another method, which is not compiled. Compile that method, for example "
             "model.encode = torch.compile(model.encode, backend=...)."
         )
-        return
     none = "no graph" if not names else "no graph with a first layer"
     uncalled = (
         ""
@@ -199,7 +217,7 @@ def _check(model: torch.nn.Module, seen: CompileStatus, trained: list[tuple[str,
         else "Either forward() was never called, because the model trains through another method "
         "(model.encode = torch.compile(model.encode, ...) compiles that method), or "
     )
-    _warn(
+    return (
         f"{none} of {type(model).__name__} was compiled, and {shown} trained outside the compiled "
         f"graphs. {uncalled}Dynamo skipped the code that holds the first layer (torch.nn's own frames, "
         'torch.compiler.disable, suppressed errors); TORCH_LOGS="graph_breaks" shows the reason. Compile the module inside '
