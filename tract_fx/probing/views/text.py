@@ -173,10 +173,11 @@ def summary(probe: ProbeResult) -> Iterator[str]:
 
 def _norms(probe: ProbeResult) -> Iterator[str]:
     """A line of numbers and one of advice."""
-    means = [
-        (layer.name, *map(statistics.fmean, (layer.norms, layer.new_norms))) for layer in probe.layers if layer.norms
-    ]
-    each = ", ".join(f"of {name} {_number(old)} to {_number(new)}" for name, old, new in means)
+    layers = [layer for layer in probe.layers if layer.norms]
+    each = ", ".join(
+        f"of {layer.name} {_number(statistics.fmean(layer.norms))} to {_number(statistics.fmean(layer.new_norms))}"
+        for layer in layers
+    )
     whole = probe.norm_of_all
     total = "" if whole is None else f"; of all parameters together {_number(whole[0])} to {_number(whole[1])}"
     yield f"Norm of the gradient, plain to TrAct: {each}{total}."
