@@ -2,10 +2,10 @@
 
     python -m benchmarks.harm --data cifar10.tar.xz
 
-Each case is trained plainly and with TrAct at ``lam`` 0.1, and where probe suggests another ``lam``, at that; by AdamW for 150
-steps, with two learning rates and three seeds, which also draw the test examples. Given are the mean test accuracy after the
-last step at the better learning rate, and half the spread of the three seeds there. Without ``--data`` the cases of images are
-left out.
+Each case is trained plainly and with TrAct at ``lam`` 0.1, and where probe suggests another ``lam``, at that; by AdamW for
+150 steps, with two learning rates and three seeds, which also draw the test examples. Given are the mean test accuracy after
+the last step at the better learning rate, and half the spread of the three seeds there. Without ``--data`` the cases of
+images are left out.
 """
 
 from __future__ import annotations
@@ -149,7 +149,14 @@ def read_images(archive: Path, count: int) -> Data:
 def frozen_features(images: Data, count: int) -> Data:
     """512 features of a random convolutional network."""
     torch.manual_seed(0)
-    layers = nn.Conv2d(3, 64, 5, 2), nn.ReLU(), nn.Conv2d(64, 128, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten()
+    layers = (
+        nn.Conv2d(3, 64, 5, 2),
+        nn.ReLU(),
+        nn.Conv2d(64, 128, 3, 2),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+    )
     with torch.no_grad():
         return standardised(nn.Sequential(*layers)(images[0][:count])), images[1][:count]
 

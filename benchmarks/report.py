@@ -59,6 +59,7 @@ def pages() -> dict[Path, dict[str, Callable[[], str]]]:
         README: {"explain": outputs["explain"], **_some(CONVERGENCE, "convergence_readme")},
         docs / "guide" / "inspecting.md": {"explain": outputs["explain"]},
         docs / "guide" / "odd-loss.md": outputs,
+        docs / "guide" / "where-it-harms.md": _some(TABLES, "harm"),
         docs / "reference" / "what-works.md": _some(TABLES, "what_works"),
         docs / "reference" / "models.md": _some(TABLES, "zoo"),
         docs / "reference" / "libraries.md": _some(TABLES, "libraries"),
@@ -95,6 +96,45 @@ def raw_pixels() -> str:
     ]
     heads = ("images", "patch / stride", "n", "float32 throughout", "float64, but for `G` in float32")
     return table(heads, rows)
+
+
+def harm() -> str:
+    """Accuracies of plain training and TrAct, and what probe says before it."""
+    rows = []
+    for record in lines("harm.jsonl"):
+        accuracies = record["accuracy"]
+        other = [lam for lam in accuracies if lam not in ("None", "0.1")]
+        suggested = f"{_with_spread(accuracies[other[0]])} (lam {float(other[0]):g})" if other else ""
+        share = record["other"] / record["other_plain"]
+        rows.append(
+            (
+                record["case"],
+                f"{record['n']:,}",
+                f"{record['examples']:,}",
+                _with_spread(accuracies["None"]),
+                _with_spread(accuracies["0.1"]),
+                suggested,
+                f"{record['own']:.2f}",
+                f"{share:.2f}" if record["own"] >= 0.7 else "",
+                "told" if record["told"] else "",
+            )
+        )
+    heads = (
+        "data",
+        "features",
+        "examples",
+        "plain, %",
+        "lam 0.1, %",
+        "suggested, %",
+        "own batch",
+        "other / plain",
+        "probe",
+    )
+    return table(heads, rows)
+
+
+def _with_spread(pair: list[float]) -> str:
+    return f"{pair[0]:.1f} ± {pair[1]:.1f}"
 
 
 def precision() -> str:
@@ -265,6 +305,7 @@ def passed(count: int, of: int) -> str:
 NETWORKS = {"resnet": "ResNet", "vit": "ViT"}
 TABLES: dict[str, Callable[[], str]] = {
     "raw_pixels": raw_pixels,
+    "harm": harm,
     "precision": precision,
     "throughput": throughput,
     "first_step": first_step,

@@ -18,7 +18,7 @@ FOLDER = RESULTS / "tutorial"
 # As the data are called on the page, wherever they are.
 IMAGES = "cifar10_jpeg.tar.xz"
 COLUMNS = "110"
-PROBE = f"tract-fx probe torchvision:resnet18 --data {IMAGES} --image-size 64"
+PROBE = f"tract-fx probe torchvision:resnet18 --data {IMAGES} --input 3x64x64"
 COMMANDS = {
     "explain": "tract-fx explain timm:convnext_tiny --batch 256",
     "explain_nothing": "tract-fx explain hf:bert",

@@ -23,7 +23,10 @@ REPORT = "probe.json"
 
 def declare(commands: Any, epilog: str) -> None:
     """Say what the arguments are."""
-    about = "say what is unusual about images and a lam, and whether TrAct may harm: a few batches through the model, nothing is trained"
+    about = (
+        "say what is unusual about images and a lam, and whether TrAct may harm: a few batches through the model, "
+        "nothing is trained"
+    )
     parser = subcommand(commands, "probe", about, run, epilog)
     add = parser.add_argument
     add_shared(parser, "model")

@@ -1,7 +1,7 @@
 """Saying once that ``lam`` is raised, because float64 could not tell it from zero beside the squares of the inputs.
 
-What is raised is decided on the device, in every backward pass (:func:`tract_fx.ops.solve.shift`); to ask there would wait for it.
-The inputs of the first call say the same, where a layer is fed with an input of the graph as it is.
+What is raised is decided on the device, in every backward pass (:func:`tract_fx.ops.solve.shift`); to ask there would wait
+for it. The inputs of the first call say the same, where a layer is fed with an input of the graph as it is.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from tract_fx.records import GraphRecord, LayerMatch
 
 __all__ = ["watching_lam"]
 
-# Padding and batched systems make the trace of one system differ from what is estimated here; below this factor nothing is said.
+# Padding and batched systems make the trace of one system differ from what is estimated here; below this factor nothing is
+# said.
 CERTAIN = 2.0
 
 
@@ -60,9 +61,9 @@ def _look(match: LayerMatch, input: Any, lam: float, warned: set[str]) -> None:
         return
     warned.add(key)
     warnings.warn(
-        f"{name}: lam={lam:g} is raised to about {least:.1e} for these inputs, the least that float64 can tell from zero beside "
-        f"their mean square of {mean_square:.1e}. The gradient is divided by at least that. Bring the inputs to the "
-        "scale that lam is meant for, a variance of about 1; tract_fx.probe(model, loader) says which.",
+        f"{name}: lam={lam:g} is raised to about {least:.1e} for these inputs, the least that float64 can tell from zero "
+        f"beside their mean square of {mean_square:.1e}. The gradient is divided by at least that. Bring the "
+        "inputs to the scale that lam is meant for, a variance of about 1; tract_fx.probe(model, loader) says which.",
         TractWarning,
         stacklevel=2,
     )

@@ -1,4 +1,4 @@
-"""Channels of images and signals, or features of tables, that stand out: constant ones, copies, other units, ones of 0 and 1.
+"""Channels of images and signals, or features of tables, that stand out: constant ones, copies, other units.
 
 Whether a channel is constant is a question about its own values. That it varies less than another one says only that the two
 are in different units.
@@ -25,7 +25,9 @@ def constant_channels(std: Tensor, minimum: Tensor, maximum: Tensor) -> tuple[in
     """Channels that do not vary beyond the rounding of float32.
 
     Args:
-        std, minimum, maximum: ``(channels,)``.
+        std: ``(channels,)``.
+        minimum: ``(channels,)``.
+        maximum: ``(channels,)``.
     """
     largest = torch.maximum(minimum.abs(), maximum.abs())
     return tuple((std <= CONSTANT * largest).nonzero().flatten().tolist())

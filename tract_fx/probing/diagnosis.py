@@ -92,8 +92,8 @@ def _raised(probe: LayerProbe) -> Iterator[Found]:
     if probe.raised is not None:
         yield (
             ConcernKind.LAM_RAISED,
-            f"lam={probe.lam:g} is raised to {probe.raised:.2g} in squared inputs, the least that float64 can tell from zero "
-            "beside the largest of them",
+            f"lam={probe.lam:g} is raised to {probe.raised:.2g} in squared inputs, the least that float64 can tell from "
+            "zero beside the largest of them",
             "The gradients of all features are divided by at least that. Bring the inputs with the largest values to the "
             "scale of the others.",
         )

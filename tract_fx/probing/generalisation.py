@@ -1,10 +1,12 @@
 """Whether a step along TrAct's gradient does to the next batch what it does to its own.
 
-TrAct looks for the change of a weight that moves the pre-activations along ``-dZ``. Of a gradient ``P`` that was computed
-from one batch, and of the rows ``X`` and gradients ``dZ`` of any batch, the cosine between ``X P^T`` and ``dZ`` says how far it
-succeeds there; it is ``<P, G> / (|dZ| sqrt(r tr(P C P^T)))`` with that batch's ``G = dZ^T X`` and ``C = X^T X / r``. On its own
-batch TrAct's is never below that of the plain gradient, for which ``P = G``. On *another* batch it is lower where the small
-eigenvalues are those of noise, and where there are too few rows to know them.
+TrAct looks for the change of a weight that moves the pre-activations along ``-dZ``. For a gradient ``P`` from one batch, and
+the rows ``X`` and gradients ``dZ`` of any batch, the cosine between ``X P^T`` and ``dZ`` says how far it succeeds there:
+
+    <P, G> / (|dZ| sqrt(r tr(P C P^T)))     with that batch's G = dZ^T X and C = X^T X / r
+
+On its own batch TrAct's is never below that of the plain gradient, for which ``P = G``. On *another* batch it is lower where
+the small eigenvalues are those of noise, and where there are too few rows to know them.
 
 Layout: as in :mod:`tract_fx.probing.spectrum`, float64.
 """
@@ -50,7 +52,13 @@ class BatchMoments:
 
     @classmethod
     def of(
-        cls, covariance: Tensor, vectors: Tensor, spectrum: Spectrum, gradient: Tensor, output_gradient: Tensor, rows: int
+        cls,
+        covariance: Tensor,
+        vectors: Tensor,
+        spectrum: Spectrum,
+        gradient: Tensor,
+        output_gradient: Tensor,
+        rows: int,
     ) -> BatchMoments:
         """Moments of a batch.
 

@@ -47,7 +47,11 @@ def likely_harm(probe: LayerProbe) -> Iterator[Found]:
             f"{step} and does no better on another one than the plain step ({share * plain:.2f}, plain {plain:.2f}), and "
             f"there are only {probe.examples:,} examples for {probe.features:,} features"
         )
-    yield ConcernKind.HARM, seen, f"TrAct is likely to harm here: its first layer learns noise. {_way_out(probe, plain)}"
+    yield (
+        ConcernKind.HARM,
+        seen,
+        f"TrAct is likely to harm here: its first layer learns noise. {_way_out(probe, plain)}",
+    )
 
 
 def _is_known(values: list[float]) -> bool:
@@ -63,6 +67,10 @@ def _error(values: list[float]) -> float:
 
 def _way_out(probe: LayerProbe, plain: float) -> str:
     best = probe.suggested_lam
-    if best is not None and best > probe.lam and any(point.lam == best and (point.other or 0.0) > plain for point in probe.grid):
+    if (
+        best is not None
+        and best > probe.lam
+        and any(point.lam == best and (point.other or 0.0) > plain for point in probe.grid)
+    ):
         return f"Take lam near {best:g}, which does best on another batch, or train this layer without TrAct."
     return "Train this layer without TrAct, or on more examples."

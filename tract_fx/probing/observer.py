@@ -179,9 +179,11 @@ class StreamingObserver:
             self._compare(BatchMoments.of(covariance, vectors, spectrum, gradient, output_gradient, rows))
 
     def _measure(self, spectrum: Spectrum, rows: int, mean_eigenvalue: float) -> None:
-        measures = (spectrum.cosine, spectrum.kept, spectrum.reshaped, spectrum.raised, spectrum.grown)
-        of_lams = (tuple(measure(lam) for lam in self.lams) for measure in measures)
-        self.passes.append(PassMeasures(rows, *of_lams, spectrum.norm, mean_eigenvalue))
+        measures = ("cosine", "kept", "reshaped", "raised", "grown")
+        cosines, kept, reshaped, raised, grown = (
+            tuple(getattr(spectrum, measure)(lam) for lam in self.lams) for measure in measures
+        )
+        self.passes.append(PassMeasures(rows, cosines, kept, reshaped, raised, grown, spectrum.norm, mean_eigenvalue))
 
     def _compare(self, moments: BatchMoments) -> None:
         if self._before is not None:

@@ -128,7 +128,7 @@ class GridPoint:
             far above. It distinguishes the two at any scale of inputs and gradients.
         reshaped: share of ``|G|^2`` along eigenvectors with ``s > lam``, where TrAct divides by the covariance.
         grown: ``|G'| / |G|``.
-        own, other: cosine between ``-dZ`` and the change of the pre-activations ``X`` that a step along ``-G'`` makes, on the
+        own, other: cosine between ``-dZ`` and the change of the pre-activations that a step along ``-G'`` makes, on the
             batch of ``G'`` and on another one; None without two batches, or above 4096 features. See
             :mod:`tract_fx.probing.generalisation`.
         degrees_of_freedom: sum of ``s / (s + lam)``: how many directions have an eigenvalue above ``lam``.
@@ -173,8 +173,8 @@ class LayerProbe:
         warnings: what is unusual.
         relative: whether every ``lam`` is in units of the mean eigenvalue ``tr(C) / n``.
         mean_eigenvalues: ``tr(C) / n`` of each backward pass with a usable gradient, averaged over groups.
-        others: at ``lam``, the cosines ``other`` of :class:`GridPoint` with TrAct's and with the plain gradient, for each pair
-            of consecutive batches and both directions.
+        others: at ``lam``, the cosines ``other`` of :class:`GridPoint` with TrAct's and with the plain gradient, for each
+            pair of consecutive batches and both directions.
         examples: how many the loader has in all, where it says so.
         norms: ``|G|`` of each backward pass with a usable gradient.
         new_norms: ``|G'|`` of each, at ``lam``.
@@ -236,10 +236,14 @@ class LayerProbe:
 
     @property
     def suggested_lam(self) -> float | None:
-        """The largest ``lam`` of the grid that does best on another batch, up to a twentieth; None where that is not known."""
+        """The largest ``lam`` of the grid that does best on another batch, up to a twentieth; None if that is not known."""
         known = {point.lam: point.other for point in self.grid if point.other is not None}
         best = max(known.values(), default=0.0)
-        return max((lam for lam, other in known.items() if other >= CLOSE_TO_BEST * best), default=None) if best > 0 else None
+        return (
+            max((lam for lam, other in known.items() if other >= CLOSE_TO_BEST * best), default=None)
+            if best > 0
+            else None
+        )
 
     @property
     def verdict(self) -> str:

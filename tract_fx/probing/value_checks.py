@@ -10,7 +10,7 @@ from tract_fx.probing.channels import unit_spread
 from tract_fx.probing.result import ConcernKind, LayerProbe, ValueSummary
 from tract_fx.probing.vocabulary import TABLE, words_for
 
-__all__ = ["Found", "VALUE_CHECKS", "of_passes", "percent"]
+__all__ = ["VALUE_CHECKS", "Found", "of_passes", "percent"]
 
 # lam = 0.1 is meant for a standard deviation of 1. Common ways to standardise give 0.5 (pixels in -1..1) to 1.5 (black
 # borders, ImageNet's constants on other images); raw pixels give about 60.
@@ -86,9 +86,8 @@ def _not_standardised(probe: LayerProbe) -> Iterator[Found]:
     elif values.near_constant <= 0.5 and (_one_sign(low, high) or measured.mean_share > LARGE_MEAN_SHARE):
         sign = ", all positive" if low >= 0 else ", all negative" if high <= 0 else ""
         offset = f"; the mean alone is {percent(measured.mean_share)} of their second moment"
-        advice = (
-            f"{_standardise(probe, values)}: TrAct's covariance is not centred, so that the mean is its leading direction."
-        )
+        why = "TrAct's covariance is not centred, so that the mean is its leading direction"
+        advice = f"{_standardise(probe, values)}: {why}."
         yield ConcernKind.NOT_STANDARDISED, seen + sign + offset, advice
 
 

@@ -2,7 +2,16 @@
 
 from tract_fx.errors import TractError
 
-__all__ = ["CheckpointError", "CompareError", "DemoError", "ImageError", "JournalError", "ModelError", "OutputError", "ToolError"]
+__all__ = [
+    "CheckpointError",
+    "CompareError",
+    "DemoError",
+    "ImageError",
+    "JournalError",
+    "ModelError",
+    "OutputError",
+    "ToolError",
+]
 
 
 class ToolError(TractError, ValueError):

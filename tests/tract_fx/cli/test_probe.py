@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ class Fake:
 
     def to_dict(self) -> dict[str, Any]:
         return {"warnings": list(self.warnings)}
+
+    def to_html(self, path: Path) -> None:
+        path.write_text("a page")
 
     def save_figures(self, folder: Path) -> None:
         (folder / "spectrum.png").write_bytes(b"a picture")
@@ -61,11 +65,33 @@ def test_the_answer_is_printed_saved_and_a_status(
     ((model, batches, lam, options),) = calls
     assert not any(parameter.is_meta for parameter in model.parameters())
     assert [(pixels.shape, labels.shape) for pixels, labels in batches] == [((2, 3, 160, 160), (2,))] * 2
-    assert (lam, options) == (0.3, {"batches": 2, "relative": False})
+    assert (lam, options) == (0.3, {"batches": 2, "layers": "first", "relative": False})
     assert torch.cat([pixels for pixels, _ in batches]).min() < 0  # standardised as the model's configuration says
     assert capsys.readouterr().out == "a probe\n"
     assert json.loads((out / "probe.json").read_text()) == {"warnings": list(warnings)}
     assert (out / "spectrum.png").exists()
+
+
+def test_weights_layers_and_files(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], images: Path
+) -> None:
+    calls: list[Any] = []
+
+    def probe(model: nn.Module, loader: Any, lam: float, **options: Any) -> Fake:
+        calls.append((model, options["layers"]))
+        return Fake(())
+
+    monkeypatch.setattr(tract_fx, "probe", probe, raising=False)
+    monkeypatch.setitem(sys.modules, "a_model", types.SimpleNamespace(net=lambda: nn.Conv2d(3, 4, 3)))
+    saved, folder = nn.Conv2d(3, 4, 3), images.parent
+    torch.save({"state_dict": saved.state_dict()}, folder / "weights.pt")
+    argv = f"probe a_model:net --data {images} --input 3x8x8 --checkpoint {folder}/weights.pt --layers a,b"
+    assert cli.main([*argv.split(), "--html", f"{folder}/p.html", "--json", f"{folder}/p.json"]) == 0
+    ((model, layers),) = calls
+    assert torch.equal(model.weight, saved.weight)
+    assert layers == ["a", "b"]
+    assert (folder / "p.html").read_text() == "a page"
+    assert json.loads((folder / "p.json").read_text()) == {"warnings": []}
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,18 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
-from tract_fx.compile.cache import RecordStore
+from tract_fx.backend import TractBackend
+from tract_fx.compile.cache import RecordStore, fingerprint
+from tract_fx.compile.captured import Captured
+from tract_fx.compile.compilers import Compiled, compile_graph
+from tract_fx.compile.lam_input import LamInput
+from tract_fx.options import TractOptions
 from tract_fx.records import GraphRecord, LayerMatch, LayerRejection
 
 RECORD = GraphRecord(
@@ -63,3 +71,24 @@ def test_a_cache_that_cannot_be_written_is_no_error(cache: Path, caplog: pytest.
 def test_a_rejection_names_the_layer_once() -> None:
     assert str(RECORD.rejections[0]) == "table (embedding): a look-up. name another"
     assert str(LayerRejection("w", "", "mul", "k", "why", "")) == "w (mul): why."
+
+
+def key_of(**options: Any) -> str:
+    """That of the record of one layer, compiled with these options; what ``id`` would change is the same here."""
+    keys: list[str] = []
+
+    def keeping(captured: Captured, lam: LamInput) -> Compiled:
+        keys.append(repr(fingerprint(captured, lam)))
+        return compile_graph(captured, lam)
+
+    torch._dynamo.reset()
+    backend = TractBackend(TractOptions(inner="aot_eager", **options), keeping)
+    torch.manual_seed(0)
+    torch.compile(nn.Linear(3, 2), backend=backend)(torch.randn(4, 3)).sum().backward()
+    return keys[0]
+
+
+def test_a_relative_lam_has_a_key_of_its_own_and_another_value_of_lam_has_not() -> None:
+    """The rewritten graph differs in the first case and reads ``lam`` as an input in the second."""
+    assert key_of() == key_of(lam=0.3)
+    assert key_of() != key_of(relative=True)

@@ -100,7 +100,9 @@ def test_nothing_is_said_of_ordinary_images(name: str) -> None:
     found = probed(images, Stems(images.shape[1]))
     assert found.warnings == ()
     assert [layer.features for layer in found.layers] == [images.shape[1] * pixels for pixels in (9, 16, 49)]
-    assert found.verdict.splitlines() == [f"nets.{index}.0: nothing unusual in these data at lam=0.1" for index in range(3)]
+    assert found.verdict.splitlines() == [
+        f"nets.{index}.0: nothing unusual in these data at lam=0.1" for index in range(3)
+    ]
     assert str(found).startswith(found.verdict + "\n")
 
 

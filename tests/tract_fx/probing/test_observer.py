@@ -130,7 +130,10 @@ def test_numbers_equal_those_of_the_oracle(name: str) -> None:
         close(point.own, torch.stack([fit(steps[a], *expected[a]) for a in (0, 1, 1, 2)]).mean())
         close(point.other, torch.stack([fit(steps[a], *expected[b]) for a, b in NEIGHBOURS]).mean())
     old = [[dZ.T @ X for X, dZ in zip(*item, strict=True)] for item in expected]
-    close(torch.tensor([plain for _, plain in found.others]), torch.stack([fit(old[a], *expected[b]) for a, b in NEIGHBOURS]))
+    close(
+        torch.tensor([plain for _, plain in found.others]),
+        torch.stack([fit(old[a], *expected[b]) for a, b in NEIGHBOURS]),
+    )
     close(torch.tensor(found.norms), torch.stack([plain(*item).norm() for item in expected]))
     close(torch.tensor(found.new_norms), torch.stack([tract(*item, LAM).norm() for item in expected]))
 

@@ -85,6 +85,7 @@ class _Page:
 
     def __init__(self, probe: ProbeResult) -> None:
         self.verdict = probe.verdict.splitlines()
+        self.is_unusual = bool(probe.warnings)
         self.title = f"probe: {self.verdict[0]}"
         self.layers = [_Layer(layer) for layer in probe.layers]
         self.refusals = [refusal(item) for item in probe.rejections if item.severity is not Severity.NOTE]

@@ -34,7 +34,10 @@ COLUMNS = (
     ("of |G|² above lam", "share of G along directions with an eigenvalue above lam, which TrAct divides by it."),
     ("directions above lam", "sum of s / (s + lam) over the eigenvalues s; those below lam keep their gradient."),
     ("own batch", "cosine between what a step along G' does to the pre-activations and what their gradient asks for."),
-    ("next batch", "the same on another batch. Far below that of the plain gradient, with the own near 1, TrAct learns noise."),
+    (
+        "next batch",
+        "the same on another batch. Far below that of the plain gradient, with the own near 1, TrAct learns noise.",
+    ),
 )
 
 
@@ -170,8 +173,11 @@ def summary(probe: ProbeResult) -> Iterator[str]:
 
 def _norms(probe: ProbeResult) -> Iterator[str]:
     """A line of numbers and one of advice."""
-    means = [(layer.name, *map(statistics.fmean, (layer.norms, layer.new_norms))) for layer in probe.layers if layer.norms]
-    each = ", ".join(f"of {name} {_number(old)} to {_number(new)}" for name, old, new in means)
+    layers = [layer for layer in probe.layers if layer.norms]
+    each = ", ".join(
+        f"of {layer.name} {_number(statistics.fmean(layer.norms))} to {_number(statistics.fmean(layer.new_norms))}"
+        for layer in layers
+    )
     whole = probe.norm_of_all
     total = "" if whole is None else f"; of all parameters together {_number(whole[0])} to {_number(whole[1])}"
     yield f"Norm of the gradient, plain to TrAct: {each}{total}."
@@ -179,11 +185,15 @@ def _norms(probe: ProbeResult) -> Iterator[str]:
 
 
 def _norm_advice(factor: float | None) -> str:
-    rates = "SGD's steps of the layer change as its norm does (try its learning rate again if training is unstable), Adam's do not."
+    rates = (
+        "SGD's steps of the layer change as its norm does (try its learning rate again if training is unstable), Adam's do "
+        "not."
+    )
     if factor is not None and not 1 / SAME_NORM < factor < SAME_NORM:
-        what = f"{factor:.2g} times" if factor > 1 else f"only {factor:.2g} of"
-        effect = "shortens every step" if factor > 1 else "hardly clips any more"
-        return f"A threshold for clipping by the norm of all sees {what} what it saw and {effect}: set it again. {rates}"
+        what = (
+            f"{factor:.2g} times what it saw, and clips more" if factor > 1 else f"{factor:.2g} of it, and clips less"
+        )
+        return f"A threshold for clipping by the norm of all gradients now sees {what}: set it again. {rates}"
     return rates
 
 

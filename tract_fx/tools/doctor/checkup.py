@@ -57,7 +57,7 @@ def _devices() -> Iterator[str]:
         )
 
 
-def _counted(number: int | None, noun: str) -> str:
+def _counted(number: int | str | None, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 

@@ -66,11 +66,13 @@ def _read(path: Path) -> Any:
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except ImportError as error:
-        raise CheckpointError(f"--checkpoint {path}: needs safetensors; install with: pip install safetensors") from error
+        raise CheckpointError(
+            f"--checkpoint {path}: needs safetensors; install with: pip install safetensors"
+        ) from error
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"--checkpoint {path}: holds more than tensors and plain values, or is damaged, and is not loaded: that would run "
-            "code from the file. Save the state_dict alone: torch.save(model.state_dict(), FILE)"
+            f"--checkpoint {path}: holds more than tensors and plain values, or is damaged, and is not loaded: that would "
+            "run code from the file. Save the state_dict alone: torch.save(model.state_dict(), FILE)"
         ) from error
     except Exception as error:  # of a damaged file, whatever its format
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
