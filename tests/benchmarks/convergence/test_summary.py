@@ -77,6 +77,13 @@ def test_the_first_epoch_which_compiles_does_not_count() -> None:
     assert result_of([first, *epochs, {"finished": True}]).epoch_seconds == 4.0, "by the clock on a GPU"
 
 
+def test_a_run_that_has_just_begun_is_no_result() -> None:
+    """Its file has one line until the first epoch is over; tables can be made meanwhile."""
+    first = {"run": Run("vit", "adam", 3, "plain", 0).record(), "steps": None, "images": {}, "environment": {}}
+    assert result_of([first]) is None
+    assert result_of([first, {"epoch": 1, "processor_seconds": 1.0}]) is None
+
+
 def test_the_table_of_speed(results: Results) -> None:
     last = tables.speedup().splitlines()[-1]
     assert last == "| small ResNet, SGD | 12 | 2 | 71.0 ± 1.4 % | 81.0 ± 1.4 % | +10.0 ± 0.0 | 6.0 | 0.75 |"
