@@ -130,11 +130,11 @@ def scales() -> str:
 
 
 def late() -> str:
-    """TrAct in parts of a longer training."""
+    """TrAct in parts of the longest training."""
     rows = []
     for results in all_results():
         for method in LATE:
-            run = Run("resnet", "sgd", results.size.long, method, 0)
+            run = Run("resnet", "sgd", results.size.budgets[-1], method, 0)
             rows += [(row[0], run.epochs, *row[1:]) for row in _ablation(results, run, METHOD_TITLES[method])]
     return _table(("network", "epochs", "first layer", "seeds", "plain", "accuracy", "difference"), rows)
 
