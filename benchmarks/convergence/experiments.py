@@ -32,15 +32,18 @@ ABLATIONS = (
     "tract-8-local",
     "tract-8-shared",
 )
-WHITENING_PARTS = ("tract-dataset", "whitened", "tract", "whitened-start")
-WHITENING = (
-    (
-        (0.1,),
-        (("plain", "zca"), ("plain", "zca9"), ("plain", "zca3"), ("tract", "zca"), ("tract", "zca9")),
-    ),
-    ((0.01, 0.001, 0.0001), (("frozen", Run.inputs), ("frozen-eigenvectors", Run.inputs))),
+WHITENING_LAMS = (0.1, 0.01, 0.001, 0.0001)
+WHITENING_PARTS = ("tract", "tract-dataset", "whitened-start", "whitened")
+WHITENING_OTHERS = (
+    ("plain", "zca3"),
+    ("plain", "zca9"),
+    ("plain", "zca"),
+    ("tract", "zca9"),
+    ("tract", "zca"),
+    ("frozen", Run.inputs),
+    ("frozen-eigenvectors", Run.inputs),
 )
-"""Values of ``lam`` with methods and inputs; the second group is left out where the budget is short."""
+"""Methods and inputs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,23 +129,19 @@ def rates(size: Size, seed: int) -> Iterable[Run]:
 
 
 def whitening(size: Size, seed: int) -> Iterable[Run]:
-    """Whitening in parts: gradient, start, size of the filter. All at the largest budget, the main ones also short."""
-    for epochs, all_of_them in ((size.budgets[-1], True), (size.budgets[0], False)):
+    """Whitening in parts: gradient, start, size of the filter; at the smallest and the largest budget."""
+    for epochs in (size.budgets[0], size.budgets[-1]):
         run = Run("resnet", "sgd", epochs, "plain", seed)
-        yield from (dataclasses.replace(run, method=method) for method in SIDES)
-        for lams, others in WHITENING if all_of_them else WHITENING[:1]:
-            for method, inputs in others:
-                yield dataclasses.replace(run, method=method, inputs=inputs)
-            for value in lams:
-                for method in WHITENING_PARTS:
-                    if (method, value) != ("tract", Run.lam):  # is there already
-                        yield dataclasses.replace(run, method=method, lam=value)
+        yield from (dataclasses.replace(run, method=method, inputs=inputs) for method, inputs in WHITENING_OTHERS)
+        for value in WHITENING_LAMS:
+            yield from (dataclasses.replace(run, method=method, lam=value) for method in WHITENING_PARTS)
+        yield run
 
 
 def late(size: Size, seed: int) -> Iterable[Run]:
-    """A longer training, with TrAct in a part of it or with a ``lam`` that rises."""
+    """The longest training, with TrAct in a part of it or with a ``lam`` that rises."""
     for method in ("plain", *LATE):
-        yield Run("resnet", "sgd", size.long, method, seed)
+        yield Run("resnet", "sgd", size.budgets[-1], method, seed)
 
 
 def habits(size: Size, seed: int) -> Iterable[Run]:

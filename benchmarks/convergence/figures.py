@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from benchmarks.convergence.experiments import NOISES, ONE_EACH, SETTINGS, SIDES, WHITENING
+from benchmarks.convergence.experiments import NOISES, ONE_EACH, SETTINGS, SIDES, WHITENING_LAMS
 from benchmarks.convergence.inputs import CONTRASTS
 from benchmarks.convergence.runs import Run
 from benchmarks.convergence.summary import Results
@@ -102,11 +102,10 @@ def contrast(results: Results) -> Figure | None:
 
 def whitening(results: Results) -> Figure | None:
     """Final accuracy against ``lam`` for the parts of whitening, with plain training and whitened images as lines."""
-    budgets = [results.size.budgets[place] for place in (-1, 0)]
+    budgets = [results.size.budgets[place] for place in (0, -1)]
     runs = [run for run in (Run("resnet", "sgd", budget, "tract-dataset", 0) for budget in budgets) if results.of(run)]
     if not runs:
         return None
-    values = [value for lams, _ in WHITENING for value in lams]
     figure, panels = _panels(len(runs), "what of whitening gains")
     for axes, run in zip(panels, runs, strict=True):
         for side, inputs in (("plain", Run.inputs), ("zca", "zca")):
@@ -115,7 +114,7 @@ def whitening(results: Results) -> Figure | None:
                 axes.axhline(statistics.fmean(found), color=STYLES[side][0], label=STYLES[side][2])
                 axes.axhspan(min(found), max(found), color=STYLES[side][0], alpha=0.12, linewidth=0)
         for side in ("tract", "tract-dataset", "whitened", "whitened-start"):
-            cells = {value: results.of(dataclasses.replace(run, method=side, lam=value)) for value in values}
+            cells = {value: results.of(dataclasses.replace(run, method=side, lam=value)) for value in WHITENING_LAMS}
             done = {value: [result.accuracy for result in cell] for value, cell in cells.items() if cell}
             if done:
                 _line(axes, side, list(done), list(done.values()))

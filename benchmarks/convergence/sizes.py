@@ -20,7 +20,6 @@ class Size:
         titles: what they are called in tables.
         rates: peak learning rates by network and optimiser, chosen for plain training (experiment ``rates``).
         budgets: epochs of the three budgets, 1 : 2 : 4.
-        long: epochs of the experiment on what happens late.
         train, test: images; 0 for all.
         batch: images in a step.
         bfloat16: autocast to bfloat16.
@@ -39,7 +38,6 @@ class Size:
     batch: int
     bfloat16: bool
     channels_last: bool
-    long: int = 20
     lams: tuple[float, ...] = (0.00625, 0.0125, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
     widths: tuple[float, ...] = (0.5, 2.0)
 
@@ -68,7 +66,6 @@ SIZES = {
         name="medium",
         titles={"resnet": "small ResNet, all images", "vit": "small ViT, all images"},
         budgets=(10, 20, 40),
-        long=40,
         train=0,
         test=0,
     ),
@@ -78,7 +75,6 @@ SIZES = {
         titles={"resnet": "ResNet-18", "vit": "ViT"},
         rates={("resnet", "sgd"): 0.1, ("resnet", "adam"): 1e-3, ("vit", "adam"): 1e-3},
         budgets=(25, 50, 100),
-        long=100,
         train=0,
         test=0,
         batch=128,

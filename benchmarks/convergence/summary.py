@@ -85,9 +85,9 @@ def load_results(size: str, folder: Path = RESULTS) -> Results:
 
 def result_of(lines: Sequence[Mapping[str, Any]]) -> Result | None:
     """What a run's file says, None while it is not finished."""
-    first, *epochs, last = lines
-    if not last.get("finished") or first["steps"] is not None:
+    if not lines[-1].get("finished") or lines[0]["steps"] is not None:
         return None
+    first, *epochs, _ = lines
     clock = "seconds" if "gpu" in first["environment"] else "processor_seconds"
     later = [line[clock] for line in epochs[1:]]
     return Result(

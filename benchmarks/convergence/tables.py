@@ -19,7 +19,8 @@ from benchmarks.convergence.experiments import (
     SETTINGS,
     SIDES,
     STRONG,
-    WHITENING,
+    WHITENING_LAMS,
+    WHITENING_OTHERS,
     WHITENING_PARTS,
 )
 from benchmarks.convergence.inputs import CONTRASTS
@@ -129,11 +130,11 @@ def scales() -> str:
 
 
 def late() -> str:
-    """TrAct in parts of a longer training."""
+    """TrAct in parts of the longest training."""
     rows = []
     for results in all_results():
         for method in LATE:
-            run = Run("resnet", "sgd", results.size.long, method, 0)
+            run = Run("resnet", "sgd", results.size.budgets[-1], method, 0)
             rows += [(row[0], run.epochs, *row[1:]) for row in _ablation(results, run, METHOD_TITLES[method])]
     return _table(("network", "epochs", "first layer", "seeds", "plain", "accuracy", "difference"), rows)
 
@@ -178,23 +179,22 @@ def ablations() -> str:
 
 def whitening() -> str:
     """The parts of whitening by ``lam``, as differences to plain training."""
-    values = [value for lams, _ in WHITENING for value in lams]
     rows = []
     for results, run in _whitening_runs():
         plain = _accuracy([result.accuracy for result in results.of(run)])
         for method in WHITENING_PARTS:
-            pairs = [results.pairs(dataclasses.replace(run, method=method, lam=value)) for value in values]
+            pairs = [results.pairs(dataclasses.replace(run, method=method, lam=value)) for value in WHITENING_LAMS]
             if any(pairs):
                 cells = (f"{_pair_difference(found)} ({len(found)})" if found else "-" for found in pairs)
                 rows.append((run.epochs, plain, METHOD_TITLES[method], *cells))
-    return _table(("epochs", "plain", "first layer", *(f"{value:g}" for value in values)), rows)
+    return _table(("epochs", "plain", "first layer", *(f"{value:g}" for value in WHITENING_LAMS)), rows)
 
 
 def whitened_inputs() -> str:
     """Whitened images and frozen layers, as differences to plain training on ordinary images."""
     rows = []
     for results, run in _whitening_runs():
-        for method, inputs in (other for _, others in WHITENING for other in others):
+        for method, inputs in WHITENING_OTHERS:
             other = dataclasses.replace(run, method=method, inputs=inputs)
             title = (
                 METHOD_TITLES[method] if inputs == Run.inputs else f"{INPUT_TITLES[inputs]}, {METHOD_TITLES[method]}"
@@ -221,7 +221,7 @@ def _whitening_runs() -> list[tuple[Results, Run]]:
     return [
         (results, Run("resnet", "sgd", results.size.budgets[place], "plain", 0))
         for results in all_results()
-        for place in (-1, 0)
+        for place in (0, -1)
         if results.of(Run("resnet", "sgd", results.size.budgets[place], "tract-dataset", 0))
     ]
 
@@ -316,11 +316,11 @@ METHOD_TITLES = {
     "tract-8-shared": "TrAct, 8 parts with one covariance",
     "tract-first-half": "TrAct in the first half only",
     "tract-rising": "TrAct, `lam` from 0.05 to 0.2 by `CosineLam`",
-    "tract-dataset": "gradient of whitening: TrAct, covariance of all training patches",
-    "whitened": "gradient and start of whitening: whitened patches",
+    "tract-dataset": "gradient of whitening: TrAct, covariance of all patches",
+    "whitened": "gradient and start: whitened patches",
     "whitened-start": "start of whitening alone",
     "frozen": "first layer frozen, random",
-    "frozen-eigenvectors": "first layer frozen, eigenvectors of all training patches",
+    "frozen-eigenvectors": "first layer frozen, eigenvectors of all patches",
 }
 
 ANSWER = (
