@@ -101,13 +101,15 @@ def precision() -> str:
         (
             record["layer"],
             record["precision"],
+            record["torch"].partition("+")[0],
             *(number(error) for error in record["error"].values()),
             number(record["plain_whole"]),
             number(record["new_whole"]),
         )
         for record in lines("precision.jsonl")
     ]
-    heads = ("layer", "precision", "standardised", "-1..1", "0..1", "0..255", "plain, whole model", "new, whole model")
+    ranges = "standardised", "-1..1", "0..1", "0..255"
+    heads = ("layer", "precision", "torch", *ranges, "plain, whole model", "new, whole model")
     return table(heads, rows)
 
 
