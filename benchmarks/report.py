@@ -120,7 +120,7 @@ def throughput() -> str:
         (
             record["workload"],
             record["batch"],
-            f"{record['sides']['compiled']['seconds']:.2f} s",
+            f"{1000 * record['sides']['compiled']['seconds']:,.0f} ms",
             *(added(record["sides"].get(side)) for side in sides),
         )
         for record in lines("throughput.jsonl")

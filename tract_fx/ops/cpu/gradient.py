@@ -54,6 +54,7 @@ def add_gradient(result: Tensor, input: Tensor, output_gradient: Tensor, geometr
         for box in boxes(outputs.shape[1:], limit):
             columns = _columns(view[(..., *box)], split, scratch[0])
             result.addmm_(_columns(outputs[:, *box], 1, scratch[1]), columns.T)
+        del view  # and with it the padded images, before there are others
 
 
 def add_single_gradient(result: Tensor, input: Tensor, output_gradient: Tensor, geometry: PatchGeometry) -> Tensor:
@@ -75,6 +76,7 @@ def add_single_gradient(result: Tensor, input: Tensor, output_gradient: Tensor, 
             for sums in _sums(outputs[:, *box].to(torch.float32).flatten(1), columns):
                 result.add_(sums[0] if len(sums) == 1 else sums.sum(0, dtype=torch.float64))
                 squares.add_(sums.square_().sum((0, 1)))
+        del view
     return squares
 
 
