@@ -143,13 +143,15 @@ def precision() -> str:
         (
             record["layer"],
             record["precision"],
+            record["torch"].partition("+")[0],
             *(number(error) for error in record["error"].values()),
             number(record["plain_whole"]),
             number(record["new_whole"]),
         )
         for record in lines("precision.jsonl")
     ]
-    heads = ("layer", "precision", "standardised", "-1..1", "0..1", "0..255", "plain, whole model", "new, whole model")
+    ranges = "standardised", "-1..1", "0..1", "0..255"
+    heads = ("layer", "precision", "torch", *ranges, "plain, whole model", "new, whole model")
     return table(heads, rows)
 
 
@@ -160,7 +162,7 @@ def throughput() -> str:
         (
             record["workload"],
             record["batch"],
-            f"{record['sides']['compiled']['seconds']:.2f} s",
+            f"{1000 * record['sides']['compiled']['seconds']:,.0f} ms",
             *(added(record["sides"].get(side)) for side in sides),
         )
         for record in lines("throughput.jsonl")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -26,6 +27,7 @@ from tract_fx.environment import environment
 
 BASE = "compiled"
 WARM_UP = 3
+CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 
 
 def main() -> None:
@@ -39,13 +41,17 @@ def main() -> None:
     add("--device", choices=("cpu", "cuda"), default="cpu")
     add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="other than float32: autocast")
     add("--channels-last", action="store_true")
+    add(
+        "--clock", choices=CLOCKS, default="wall", help="processor: seconds that this process ran, where others run too"
+    )
     add("--out", type=Path, help="file to which JSON lines are appended")
     arguments = parser.parse_args()
     if unknown := sorted(set(arguments.workloads) - set(WORKLOADS)):
         parser.error(f"no workload is called {', '.join(unknown)}; there are {', '.join(WORKLOADS)}")
     precision = Precision(arguments.dtype, arguments.channels_last)
     for name in arguments.workloads or WORKLOADS:
-        record = measure(name, arguments.sides, arguments.rounds, arguments.device, arguments.batch, precision)
+        sizes = arguments.rounds, arguments.device, arguments.batch
+        record = measure(name, arguments.sides, *sizes, precision, arguments.clock)
         line = json.dumps(record)
         print(line, flush=True)
         if arguments.out:
@@ -54,7 +60,13 @@ def main() -> None:
 
 
 def measure(
-    name: str, sides: Sequence[str], rounds: int, device: str, batch: int | None, precision: Precision
+    name: str,
+    sides: Sequence[str],
+    rounds: int,
+    device: str,
+    batch: int | None,
+    precision: Precision,
+    clock: str = "wall",
 ) -> dict[str, Any]:
     """Seconds of the steps of all sides, and their ratios to the compiled plain step of the same round."""
     workload = WORKLOADS[name]
@@ -67,7 +79,7 @@ def measure(
     for _ in range(WARM_UP):
         for run in steps.values():
             run()
-    seconds = [{side: timed(run, device) for side, run in steps.items()} for _ in range(rounds)]
+    seconds = [{side: timed(run, device, clock) for side, run in steps.items()} for _ in range(rounds)]
     return {
         "benchmark": "throughput",
         "workload": name,
@@ -77,6 +89,8 @@ def measure(
         "dtype": precision.dtype,
         "channels_last": precision.channels_last,
         "rounds": rounds,
+        "clock": clock,
+        "load": round(os.getloadavg()[0], 1),
         "sides": {side: summary(seconds, side) for side in names},
         "threads": torch.get_num_threads(),
         **environment(device),
@@ -95,15 +109,16 @@ def summary(seconds: Sequence[dict[str, float]], side: str) -> dict[str, float]:
     }
 
 
-def timed(run: Callable[[], None], device: str) -> float:
+def timed(run: Callable[[], None], device: str, clock: str = "wall") -> float:
     """Seconds that one call takes, to the last kernel."""
+    now = CLOCKS[clock]
     if device == "cuda":
         torch.cuda.synchronize()
-    started = time.perf_counter()
+    started = now()
     run()
     if device == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - started
+    return now() - started
 
 
 if __name__ == "__main__":

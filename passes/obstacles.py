@@ -32,6 +32,7 @@ __all__ = [
 _CLOSED_FORMS = (
     "tract_fx.patch_gram",
     "tract_fx.gram_and_gradient",
+    "tract_fx.primal_gradient",
     "tract_fx.dual_gradient",
     "tract_fx.alike_gradients",
 )

@@ -6,7 +6,12 @@ Before, a convolution under autocast::
     getitem_1: bf16[64, 3, 7, 7] = convolution_backward[1]
     convert:   f32[64, 3, 7, 7] = prims.convert_element_type(getitem_1, float32)      -> gradient of the parameter
 
-After; the plain weight gradient is no longer computed::
+After, on a CPU; the plain weight gradient is no longer computed::
+
+    primal: f32[1, 64, 147] = tract_fx.primal_gradient(x, dz, rows, lam, [7, 7], [2, 2], [3, 3], [1, 1], 1)
+    ... primal in the shape and layout of the weight                                  -> gradient of the parameter
+
+And on any other device, where an operator that looks at a value would wait for it::
 
     sums: f64[1, 147, 147], f64[1, 64, 147] = tract_fx.gram_and_gradient(x, dz, [7, 7], [2, 2], [3, 3], [1, 1], 1)
     solved: f64[1, 64, 147], i32[1] = tract_fx.factor_and_solve(sums[0] / rows + lam I, sums[1])
@@ -96,7 +101,7 @@ def apply_alike(
 ) -> None:
     """:func:`apply` for linear layers of one shape, by one operator behind the last of their gradients.
 
-    Where that is impossible, since the gradient of one has a part in that of another, one by one.
+    Where there is only one, or the gradient of one has a part in that of another, they are rewritten one by one.
 
     Args:
         matches: a group of :func:`~tract_fx.passes.alike.alike`.
@@ -109,7 +114,7 @@ def apply_alike(
     output_gradients = [match.gradient.output_gradient for match in matches]
     arguments = [*gradients, *inputs, *output_gradients, lam]
     point = max(arguments)
-    if not _move_users(gradients, arguments, point):
+    if len(matches) == 1 or not _move_users(gradients, arguments, point):
         for match in matches:
             apply(match, lam, decompositions, relative=relative)
         return

@@ -83,10 +83,7 @@ class TractPass(CustomGraphPass):
                     )
             else:
                 for group in alike(findings.matches):
-                    if len(group) > 1:
-                        rewrite.apply_alike(group, lam, decompositions, relative=self.relative)
-                    else:
-                        rewrite.apply(*group, lam, decompositions, relative=self.relative)
+                    rewrite.apply_alike(group, lam, decompositions, relative=self.relative)
             graph.lint()
 
     def uuid(self) -> tuple[Any, ...] | None:

@@ -46,4 +46,15 @@ def test_the_authors_module_takes_the_place_of_the_first_layers() -> None:
 def test_the_named_first_layers_exist(name: str) -> None:
     with torch.device("meta"):
         model = WORKLOADS[name].make()
-    assert all(isinstance(model.get_submodule(layer), (nn.Conv2d, nn.Linear)) for layer in WORKLOADS[name].first)
+    assert all(
+        isinstance(model.get_submodule(layer), (nn.Conv2d, nn.Conv3d, nn.Linear)) for layer in WORKLOADS[name].first
+    )
+
+
+@pytest.mark.parametrize("name", ["mlp-32", "small-cnn-32", "video-32", "forecaster-96"])
+def test_small_networks_are_fed_what_they_take(name: str) -> None:
+    workload = WORKLOADS[name]
+    x, labels = workload.data("cpu", 2)
+    scores = workload.make()(x)
+    assert scores.shape[0] == len(labels)
+    assert scores.shape[1] > labels.max()

@@ -24,6 +24,7 @@ OPERATORS = (
     "alike_gradients",
     "gram_and_gradient",
     "weight_gradient",
+    "primal_gradient",
     "dual_gradient",
     "agree",
     "hold",

@@ -102,7 +102,7 @@ def _stacked(
 
 
 def _scales(dtype: torch.dtype, rows: Tensor) -> tuple[Tensor | float, Tensor | float]:
-    """:func:`~tract_fx.ops.solve.scale_down` of each layer, as ``(layers,)`` and ``(layers, 1, 1)``; 1 where none is needed."""
+    """As of :func:`~tract_fx.ops.solve.scale_down`, of each layer: ``(layers,)`` and ``(layers, 1, 1)``, or 1."""
     if dtype != torch.float64 or rows.numel() == 0:
         return 1.0, 1.0
     scale = torch.exp2(torch.ceil(torch.log2(rows.abs().amax((1, 2)).clamp(min=1.0))))

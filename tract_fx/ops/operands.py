@@ -13,6 +13,7 @@ from torch import Tensor
 from tract_fx.ops.dual import dual_gradient
 from tract_fx.ops.gradient import exact_gradient, sums_of
 from tract_fx.ops.patches import PatchGeometry
+from tract_fx.ops.primal import primal_gradient_on_cpu
 from tract_fx.ops.solve import primal_gradient, relative_to, scale_down, solve_primal
 from tract_fx.ops.transposed import TransposedGeometry, parts_of, squared_rows
 
@@ -55,6 +56,10 @@ class Operands:
         if self.by_entry is not None:
             gradient = self.exact_gradient()
             return primal_gradient(self.input, gradient, self.rows, lam, self.geometry, relative=relative)
+        if _is_on_cpu(self.input):
+            return primal_gradient_on_cpu(
+                self.input, self.output_channels, self.rows, lam, self.geometry, relative=relative
+            )
         input, scale = scale_down(self.input)
         gram, gradient = sums_of(input, self.output_channels, self.geometry)
         plain = gradient if isinstance(scale, float) else gradient * scale
@@ -165,6 +170,10 @@ def convolution_operands(
         rows=output_gradient.shape[0] * math.prod(output_gradient.shape[2:]),  # torch.Size.numel() would fix sizes
         restore=lambda new: new.reshape(shape),
     )
+
+
+def _is_on_cpu(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu"
 
 
 def laid_out_as(new: Tensor, old: Tensor) -> Tensor:

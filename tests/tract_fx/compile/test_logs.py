@@ -27,7 +27,7 @@ pytestmark = works("logs")
 
 LINE = "0.weight: convolution rewritten, primal, 1 x (27 x 27), 315 rows, 27 features"
 IDLE = "nothing to rewrite: this graph computes no gradients"
-NEW_NODE, PLAIN_GRADIENT = "tract_fx.gram_and_gradient", "convolution_backward"
+NEW_NODE, PLAIN_GRADIENT = "tract_fx.primal_gradient", "convolution_backward"
 
 TRAINING_AND_EVALUATION = """
 import torch, tract_fx

@@ -86,7 +86,7 @@ def test_before_and_after_differ_in_what_is_added() -> None:
     assert names.isdisjoint(graph.added)
     assert names - set(graph.removed) | set(graph.added) == {node.name for node in explanation.graph_after.graph.nodes}
     targets = [str(node.target) for node in explanation.graph_after.graph.nodes]
-    assert targets.count("tract_fx.gram_and_gradient.default") == 1
+    assert targets.count("tract_fx.primal_gradient.default") == 1
     assert not any("tract_fx" in str(node.target) for node in explanation.graph_before.graph.nodes)
 
 

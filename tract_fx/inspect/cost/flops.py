@@ -156,6 +156,13 @@ def _dual_gradient(arguments: Any, keywords: Any, out: Any) -> Expr:
     return system + triangular_flops(rows, outputs, groups) + 2 * groups * outputs * rows * features
 
 
+def _primal_gradient(arguments: Any, keywords: Any, out: Any) -> Expr:
+    """Both sums over rows, the factor of the covariance, and the solution."""
+    (groups, outputs, features), rows = out, _rows(arguments[0], *arguments[4:8])
+    sums = gram_flops(rows, features, groups) + 2 * rows * sympy.Mul(*out)
+    return sums + cholesky_flops(features, groups) + triangular_flops(features, outputs, groups)
+
+
 def _alike_gradients(arguments: Any, keywords: Any, out: Any) -> Expr:
     """The systems of each layer, of the smaller size where it is known."""
     (rows, features), outputs, count = arguments[0][0], arguments[1][0][1], len(out)
@@ -171,6 +178,7 @@ _OWN: dict[Any, Callable[[Any, Any, Any], Expr]] = {
     torch.ops.tract_fx.dual_gradient: _dual_gradient,
     torch.ops.tract_fx.alike_gradients: _alike_gradients,
     torch.ops.tract_fx.gram_and_gradient: _gram_and_gradient,
+    torch.ops.tract_fx.primal_gradient: _primal_gradient,
     torch.ops.tract_fx.weight_gradient: _weight_gradient,
 }
 _REGISTERED: dict[Any, Any] = FlopCounterMode(display=False).flop_registry

@@ -1,4 +1,4 @@
-"""Upper bounds of the memory that the Gram matrix takes beyond its operands, for the algorithms of :mod:`tract_fx.ops`."""
+"""Upper bounds of the memory that sums over rows take beyond their operands, for the algorithms of :mod:`tract_fx.ops`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from tract_fx.ops.cpu.blocks import (
     ROWS_PER_SUM,
     TRIANGLE_STEP,
 )
+from tract_fx.ops.cpu.gradient import ROWS_OF_SUM, SINGLE_ELEMENTS
 from tract_fx.ops.cpu.selection import (
     MOST_ELEMENTS,
     MOST_OUTPUTS,
@@ -33,7 +34,7 @@ __all__ = ["gradient_memory", "gram_memory"]
 
 Expr: TypeAlias = sympy.Expr
 
-FLOAT64 = 8
+FLOAT32, FLOAT64 = 4, 8
 
 # Widest range of :func:`tract_fx.ops.cpu.blocks.row_steps`, as long as there are fewer than MOST_STEPS ranges.
 WIDEST_STEP = TRIANGLE_STEP * 3 // 2
@@ -64,16 +65,18 @@ def gram_memory(
 
 
 def gradient_memory(features: Expr, outputs: Expr, groups: Expr | int) -> Expr:
-    """Bytes that ``G`` takes beyond those of :func:`gram_memory`: itself, in float64, and ``dZ`` in a block of few rows.
+    """Bytes that ``G`` takes beyond those of :func:`gram_memory`.
 
-    The covariance is there by then, but its blocks are not, and those of ``X`` are no larger.
+    That is itself, in float64, ``dZ`` in a block of few rows, and on a CPU the float32 sums of the rows of a block. The
+    covariance is there by then, but its blocks are not, and those of ``X`` are no larger.
 
     Args:
         features: ``n``, of one group.
         outputs: ``m``, of one group.
         groups: number of systems.
     """
-    return FLOAT64 * outputs * (groups * features + FEWEST_ROWS)
+    sums = sympy.Max(1, SINGLE_ELEMENTS // (ROWS_OF_SUM * (features + outputs)))
+    return FLOAT64 * outputs * (groups * features + FEWEST_ROWS) + FLOAT32 * sums * outputs * features
 
 
 def _plain(

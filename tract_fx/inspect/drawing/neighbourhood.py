@@ -34,6 +34,7 @@ _LANDMARKS = {
     "tract_fx.patch_gram": "gram",
     "tract_fx.gram_and_gradient": "gram",
     "tract_fx.weight_gradient": "gradient",
+    "tract_fx.primal_gradient": "whole",
     "tract_fx.dual_gradient": "whole",
     "tract_fx.factor_and_solve": "solve",
     _ALIKE: "whole",

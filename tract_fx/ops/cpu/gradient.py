@@ -1,21 +1,37 @@
-"""Plain weight gradients ``dZ^T X`` from blocks of the matrix ``X`` of patches, in float64.
+"""Plain weight gradients ``dZ^T X`` from blocks of the matrix ``X`` of patches, in float64 or in float32.
 
-Float32 would not do. The closed form multiplies ``G`` by the inverse of a matrix with a condition number of 1e3 for
+Float32 does not always do. The closed form multiplies ``G`` by the inverse of a matrix with a condition number of 1e3 for
 standardised photographs and of 1e7 for raw pixels, and what is left of the largest entries of ``G`` is small: errors of
 float32 sums come out 100 to 100,000 times larger. Sums of products of two float32 numbers in float64 leave 1e-12, and as one
 product of large matrices they take about as long as the float32 gradient of a convolution of three channels does.
+
+Where the inverse amplifies little, sums in float32 of :data:`ROWS_OF_SUM` rows, which are added in float64, are exact
+enough and cost less. :mod:`tract_fx.ops.primal` decides. The error of such sums is modelled as in
+:mod:`tract_fx.ops.cpu.product`: each partial sum is rounded by a random part of at most ``u = 2^-24``. Of ``b`` rows with
+the sum ``S``, the error has a variance of about ``u^2 / 3 * b / 2 * S^2``. Where rows cancel, partial sums are larger
+than what is left: the sum of the squares of the products then takes the place of ``S^2``.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
+import torch
 from torch import Tensor
 
 from tract_fx.ops.cpu.blocks import Scratch, boxes, padded_chunks, rows_at_once
+from tract_fx.ops.cpu.product import UNIT_ROUNDOFF
 from tract_fx.ops.patches import PatchGeometry, pad, patch_view
 
-__all__ = ["add_gradient"]
+__all__ = ["RELATIVE_VARIANCE", "ROWS_OF_SUM", "add_gradient", "add_single_gradient"]
+
+# Rows that are added in float32.
+ROWS_OF_SUM = 512
+# Elements of a block of float32 numbers: 1 MiB.
+SINGLE_ELEMENTS = 2**18
+# Of the error of such a sum, relative to its square.
+RELATIVE_VARIANCE = UNIT_ROUNDOFF**2 / 3 * ROWS_OF_SUM / 2
 
 
 def add_gradient(result: Tensor, input: Tensor, output_gradient: Tensor, geometry: PatchGeometry) -> None:
@@ -38,6 +54,40 @@ def add_gradient(result: Tensor, input: Tensor, output_gradient: Tensor, geometr
         for box in boxes(outputs.shape[1:], limit):
             columns = _columns(view[(..., *box)], split, scratch[0])
             result.addmm_(_columns(outputs[:, *box], 1, scratch[1]), columns.T)
+        del view  # and with it the padded images, before there are others
+
+
+def add_single_gradient(result: Tensor, input: Tensor, output_gradient: Tensor, geometry: PatchGeometry) -> Tensor:
+    """:func:`add_gradient` from sums in float32, of numbers that are neither huge nor tiny; on a CPU.
+
+    Returns:
+        ``(n,)`` in float64: the squares of all sums, added over them and over outputs.
+    """
+    geometry = dataclasses.replace(geometry, groups=1)
+    squares = result.new_zeros(result.shape[1])
+    limit = max(1, SINGLE_ELEMENTS // sum(result.shape) // ROWS_OF_SUM) * ROWS_OF_SUM
+    images = padded_chunks(input)
+    for part, gradients in zip(images, output_gradient.split(len(images[0])), strict=True):
+        view = patch_view(pad(part, geometry), geometry)[0]
+        outputs = gradients.transpose(0, 1)
+        split = 1 + len(geometry.kernel_size)
+        for box in boxes(outputs.shape[1:], limit):
+            columns = view[(..., *box)].to(torch.float32).flatten(split).flatten(0, split - 1)
+            for sums in _sums(outputs[:, *box].to(torch.float32).flatten(1), columns):
+                result.add_(sums[0] if len(sums) == 1 else sums.sum(0, dtype=torch.float64))
+                squares.add_(sums.square_().sum((0, 1)))
+        del view
+    return squares
+
+
+def _sums(outputs: Tensor, columns: Tensor) -> Iterator[Tensor]:
+    """Products ``(sums, m, n)`` of ``(m, rows)`` and ``(n, rows)``, summed over :data:`ROWS_OF_SUM` rows or fewer."""
+    whole = outputs.shape[1] // ROWS_OF_SUM * ROWS_OF_SUM
+    if whole:
+        left, right = (tensor[:, :whole].unflatten(1, (-1, ROWS_OF_SUM)) for tensor in (outputs, columns))
+        yield left.transpose(0, 1) @ right.permute(1, 2, 0)
+    if whole < outputs.shape[1]:
+        yield (outputs[:, whole:] @ columns[:, whole:].T)[None]
 
 
 def _columns(view: Tensor, split: int, scratch: Scratch) -> Tensor:

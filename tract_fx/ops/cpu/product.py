@@ -23,7 +23,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["TOLERANCE", "coefficient_product", "estimated_error"]
+__all__ = ["TOLERANCE", "UNIT_ROUNDOFF", "coefficient_product", "estimated_error", "is_float32_exact"]
 
 # Estimated relative error up to which the product is taken in float32; 1e-5 is promised.
 TOLERANCE = 8e-6
@@ -46,7 +46,7 @@ def coefficient_product(coefficients: Tensor, patches: Tensor, kernel: Tensor) -
         ``(m, n)``: in float64 for float64 patches, and in float32 else.
     """
     is_narrow = patches.dtype != torch.float64
-    if is_narrow and _is_float32_exact() and estimated_error(coefficients, kernel, patches) <= TOLERANCE:
+    if is_narrow and is_float32_exact() and estimated_error(coefficients, kernel, patches) <= TOLERANCE:
         return coefficients.to(torch.float32).T @ patches.to(torch.float32)
     product = coefficients.T @ patches.to(torch.float64)
     return product.to(torch.float32) if is_narrow else product
@@ -77,6 +77,6 @@ def estimated_error(coefficients: Tensor, kernel: Tensor, patches: Tensor) -> fl
     return ((rounding.sqrt() + lost) / smallest_result.clamp(min=0).sqrt()).item()
 
 
-def _is_float32_exact() -> bool:
+def is_float32_exact() -> bool:
     """Whether products of float32 matrices are in float32, and not in bfloat16 or TF32 as a user may ask for."""
     return torch.backends.mkldnn.matmul.fp32_precision in ("none", "ieee")

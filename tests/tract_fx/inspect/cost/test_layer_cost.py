@@ -167,7 +167,7 @@ def closed_form(
     model: nn.Module, cost: LayerCost, output_gradient: torch.Tensor
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     """The formula on tensors, as the graph has it."""
-    from tract_fx.ops import dual, gradient, gram
+    from tract_fx.ops import dual, gram, primal
 
     layer = model if isinstance(model, nn.Linear) else model[0]
     geometry = LINEAR
@@ -175,7 +175,7 @@ def closed_form(
         sizes = layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups
         transposed = isinstance(layer, nn.ConvTranspose2d)
         geometry = TransposedGeometry(*sizes, layer.output_padding) if transposed else PatchGeometry(*sizes)
-    operators = {gram: "patch_gram", gradient: "gram_and_gradient", dual: "_on_cpu"}
+    operators = {gram: "patch_gram", primal: "_primal", dual: "_on_cpu"}
 
     def run(x: torch.Tensor) -> torch.Tensor:
         with pytest.MonkeyPatch.context() as patch:

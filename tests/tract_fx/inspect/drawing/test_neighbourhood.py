@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import pytest
 import torch
 from torch import nn
@@ -94,12 +96,24 @@ def reached(drawn: Neighbourhood, start: str) -> set[str]:
 
 
 def test_the_closed_form_reads_like_the_paper() -> None:
-    ((_, _, _, drawn),) = sides("primal", after=True)
+    """Where it is not one operator: on any device but a CPU."""
+    with mock.patch("tract_fx.ops.operands._is_on_cpu", return_value=False):
+        model = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.Tanh())
+        (graph,) = explain(model, torch.randn(4, 3, 9, 8)).graphs
+    known = {node.name for node in graph.graph_before.graph.nodes}
+    (layer,) = graph.layers
+    drawn = neighbourhood(graph.graph_after.graph, layer.nodes, "0.weight", "primal", known, after=True)
     added = [(box.title, box.value) for box in boxes_with(drawn, "added")]
     steps = ["tract_fx.gram_and_gradient", "÷ rows, + λI", "tract_fx.factor_and_solve", "where"]
     assert [title for title, _ in added if title in steps] == steps
     assert dict(added)["÷ rows, + λI"] == "f64[1, 27, 27]"
     assert boxes_with(drawn, "removed") == boxes_with(drawn, "unused") == []
+
+
+def test_the_primal_form_is_one_operator_on_a_cpu() -> None:
+    ((_, _, _, drawn),) = sides("primal", after=True)
+    (box,) = [box for box in boxes_with(drawn, "added") if box.title == "tract_fx.primal_gradient"]
+    assert box.caption == "dZᵀX (C + λI)⁻¹"
 
 
 def test_the_plain_gradient_of_the_dual_form_is_marked_as_unused() -> None:
