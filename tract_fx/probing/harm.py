@@ -77,5 +77,5 @@ def _way_out(probe: LayerProbe, plain: float) -> str:
         and best > probe.lam
         and any(point.lam == best and (point.other or 0.0) > plain for point in probe.grid)
     ):
-        return f"Take lam near {best:g}, which does best on another batch, or train this layer without TrAct."
+        return f"Take lam near {best:g}, which does nearly best on another batch, or train this layer without TrAct."
     return "Train this layer without TrAct, or on more examples."
