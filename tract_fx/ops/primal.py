@@ -164,7 +164,8 @@ def _squared(tensor: Tensor) -> Tensor:
     if tensor.dtype == torch.float32 and tensor.is_contiguous():
         flat = tensor.view(-1)
         return flat.dot(flat).to(torch.float64)  # ``vector_norm`` is slower
-    return torch.linalg.vector_norm(tensor, dtype=torch.float32).to(torch.float64).square()
+    dtype = torch.promote_types(tensor.dtype, torch.float32)
+    return torch.linalg.vector_norm(tensor, dtype=dtype).to(torch.float64).square()
 
 
 @functools.lru_cache(maxsize=32)
