@@ -67,7 +67,7 @@ def pages() -> dict[Path, dict[str, Callable[[], str]]]:
             **{name: part for name, part in CONVERGENCE.items() if name != "convergence_readme"},
             **_some(TABLES, "demo"),
         },
-        docs / "results" / "cost.md": _some(TABLES, "throughput", "gram", "solve", "first_step"),
+        docs / "results" / "cost.md": _some(TABLES, "throughput", "gram", "solve", "first_step", "run_time_checks"),
         docs / "results" / "gpu.md": GPU,
         docs / "results" / "numerics.md": _some(TABLES, "precision", "raw_pixels"),
     }
@@ -135,6 +135,21 @@ def harm() -> str:
 
 def _with_spread(pair: list[float]) -> str:
     return f"{pair[0]:.1f} ± {pair[1]:.1f}"
+
+
+def run_time_checks() -> str:
+    """What the comparisons at run time add to a step."""
+    rows = [
+        (
+            record["workload"],
+            record["batch"],
+            f"{1e3 * record['seconds']:.0f} ms",
+            f"{1e6 * record['difference_seconds']:+,.0f} µs",
+            added(record),
+        )
+        for record in lines("run_time_checks.jsonl")
+    ]
+    return table(("training step", "batch", "without comparisons", "difference", "ratio"), rows)
 
 
 def precision() -> str:
@@ -311,6 +326,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "precision": precision,
     "throughput": throughput,
     "first_step": first_step,
+    "run_time_checks": run_time_checks,
     "gram": gram,
     "solve": solve,
     "demo": demo,

@@ -106,7 +106,7 @@ def whitening(results: Results) -> Figure | None:
     runs = [run for run in (Run("resnet", "sgd", budget, "tract-dataset", 0) for budget in budgets) if results.of(run)]
     if not runs:
         return None
-    figure, panels = _panels(len(runs), "what of whitening gains")
+    figure, panels = _panels(len(runs), "what the parts of whitening gain", height=4.2)
     for axes, run in zip(panels, runs, strict=True):
         for side, inputs in (("plain", Run.inputs), ("zca", "zca")):
             found = [100 * r.accuracy for r in results.of(dataclasses.replace(run, method="plain", inputs=inputs))]
@@ -119,9 +119,10 @@ def whitening(results: Results) -> Figure | None:
             if done:
                 _line(axes, side, list(done), list(done.values()))
         axes.set_xscale("log")
+        axes.set_xlim(min(WHITENING_LAMS) / 1.5, max(WHITENING_LAMS) * 1.5)
         axes.set_xlabel("lam")
         axes.set_title(f"{title_of(results, run.network, run.optimizer)}, {run.epochs} epochs", loc="left", fontsize=10)
-    return _finish(figure, panels)
+    return _finish(figure, panels, below=True)
 
 
 PICTURES = {"speedup": speedup, "lambda": lam, "contrast": contrast, "whitening": whitening}
@@ -132,24 +133,28 @@ def _pairs(results: Results, setting: tuple[str, str], budget: int) -> object:
 
 
 def _line(axes: Axes, side: str, places: Sequence[float], accuracies: Sequence[Sequence[float]]) -> None:
-    """A dot for each seed and a line through the means, in percent."""
+    """A dot for each seed and a line through the means, in percent, where anything was run."""
     color, marker, label = STYLES[side]
-    for place, values in zip(places, accuracies, strict=True):
-        axes.plot([place] * len(values), [100 * v for v in values], marker, color=color, markersize=3, alpha=0.5)
-    means = [100 * statistics.fmean(values) for values in accuracies]
-    axes.plot(places, means, color=color, marker=marker, markersize=5, label=label)
+    found = {place: [100 * v for v in values] for place, values in zip(places, accuracies, strict=True) if values}
+    for place, values in found.items():
+        axes.plot([place] * len(values), values, marker, color=color, markersize=3, alpha=0.5)
+    means = [statistics.fmean(values) for values in found.values()]
+    axes.plot(list(found), means, color=color, marker=marker, markersize=5, label=label)
 
 
-def _panels(count: int, title: str) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(1.2 + 3.4 * count, 3.6), dpi=130, layout="constrained")
+def _panels(count: int, title: str, height: float = 3.6) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(1.2 + 3.4 * count, height), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title[0].upper() + title[1:], x=0.01, ha="left")
     return figure, list(figure.subplots(1, count, squeeze=False)[0])
 
 
-def _finish(figure: Figure, panels: Sequence[Axes]) -> Figure:
+def _finish(figure: Figure, panels: Sequence[Axes], *, below: bool = False) -> Figure:
     panels[0].set_ylabel("test accuracy, %")
-    panels[0].legend(frameon=False, loc="best")
+    if below:
+        figure.legend(*panels[0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=3)
+    else:
+        panels[0].legend(frameon=False, loc="best")
     for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)

@@ -1,6 +1,7 @@
 """With ``mode="reduce-overhead"`` a step is captured as a CUDA graph, and its replays are right."""
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,10 +16,12 @@ STEPS = 6  # graphs are recorded at the second or third
 
 
 @pytest.fixture(autouse=True)
-def counters() -> Any:
-    """What Inductor counts, from zero."""
+def nothing_skipped() -> Iterator[None]:
+    """Without looking there, a capture that Inductor decides against cannot be told from one that it makes."""
     torch._dynamo.utils.counters.clear()
-    return torch._dynamo.utils.counters["inductor"]
+    yield
+    if DEVICE == "cuda":
+        assert torch._dynamo.utils.counters["inductor"]["cudagraph_skips"] == 0
 
 
 def steps(model: nn.Module, x: torch.Tensor, compiled: Any, bound: float) -> None:
@@ -32,22 +35,19 @@ def steps(model: nn.Module, x: torch.Tensor, compiled: Any, bound: float) -> Non
         assert error(found, tract_gradients(model, [batch], ["0"], LAM)["0"]) <= bound, step
 
 
-@pytest.mark.skipif(DEVICE != "cuda", reason="nothing is captured on a CPU")
 @pytest.mark.parametrize("name", ["conv", "imagenet stem", "vit stem", "linear", "dual"])
-def test_a_step_is_captured_and_not_skipped_silently(name: str, counters: Any) -> None:
+def test_replays_are_right(name: str) -> None:
     model, x = make(name)
     backend = tract_backend(LAM, mode="reduce-overhead")
     steps(model, x, torch.compile(copy.deepcopy(model), backend=backend), 1e-5)
     assert len(backend.matches) == 1
-    assert counters["cudagraph_skips"] == 0
 
 
 @pytest.mark.parametrize("name", ["conv", "vit stem"])
-def test_precision_of_replays_under_autocast(name: str, counters: Any) -> None:
+def test_precision_of_replays_under_autocast(name: str) -> None:
     """Bounded by what mixed precision itself costs: that the right batch is replayed is what is tested here."""
     model, x = make(name)
     compiled = torch.compile(
         Autocast(copy.deepcopy(model), torch.bfloat16), backend=tract_backend(LAM, mode="reduce-overhead")
     )
     steps(model, x, compiled, 5e-2)
-    assert counters["cudagraph_skips"] == 0

@@ -132,7 +132,7 @@ class _System:
 
     def _from_single_sums(self) -> Tensor | None:
         """The solution for ``G`` from sums in float32; None where its error may be too large."""
-        size = self.output_gradient.to(torch.float32).square().sum(dtype=torch.float64)
+        size = _squared(self.output_gradient)
         smallest, largest = USUAL
         if not smallest < (size * self.squares.sum()).sqrt() < largest or self._is_hopeless():
             return None
@@ -157,6 +157,15 @@ class _System:
     def _zeros(self) -> Tensor:
         outputs, features = self.output_gradient.shape[1], len(self.squares)
         return self.squares.new_zeros(outputs, features)
+
+
+def _squared(tensor: Tensor) -> Tensor:
+    """The sum of all squares, in float64 and without a copy; infinite where that of float32 numbers is."""
+    if tensor.dtype == torch.float32 and tensor.is_contiguous():
+        flat = tensor.view(-1)
+        return flat.dot(flat).to(torch.float64)  # ``vector_norm`` is slower
+    dtype = torch.promote_types(tensor.dtype, torch.float32)
+    return torch.linalg.vector_norm(tensor, dtype=dtype).to(torch.float64).square()
 
 
 @functools.lru_cache(maxsize=32)

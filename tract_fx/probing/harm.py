@@ -24,6 +24,9 @@ FITTED = 0.7
 # Of the cosine of the plain gradient on another batch. Harmful cases had 0.70 to 0.82, harmless ones 0.88 and more.
 WORSE = 0.85
 
+# From so many cosines on, their scatter says whether their mean differs from zero; for fewer, so many times that of chance.
+ENOUGH, CHANCE = 6, 1.5
+
 # Examples for each feature, and the share of the plain cosine above which TrAct gains so much that few examples do not harm.
 FEW_EXAMPLES, GAIN = 4.0, 1.1
 
@@ -31,7 +34,7 @@ FEW_EXAMPLES, GAIN = 4.0, 1.1
 def likely_harm(probe: LayerProbe) -> Iterator[Found]:
     """A concern where TrAct is likely to generalise worse than the plain gradient."""
     at_lam, others = probe.at_lam, probe.others
-    if at_lam.own is None or at_lam.own < FITTED or not _is_known([plain for _, plain in others]):
+    if at_lam.own is None or at_lam.own < FITTED or not _is_known([plain for _, plain in others], min(probe.rows)):
         return
     plain = statistics.fmean(plain for _, plain in others)
     share = statistics.fmean(tract for tract, _ in others) / plain
@@ -54,11 +57,13 @@ def likely_harm(probe: LayerProbe) -> Iterator[Found]:
     )
 
 
-def _is_known(values: list[float]) -> bool:
+def _is_known(values: list[float], rows: int) -> bool:
     """Whether a mean differs from zero: without labels, or with noisy ones, there is nothing to compare."""
-    if len(values) < 2 or not all(map(math.isfinite, values)):
+    if not values or not all(map(math.isfinite, values)):
         return False
-    return min(values) > 0 if len(values) < 4 else statistics.fmean(values) > 2 * _error(values)
+    mean = statistics.fmean(values)
+    # Of few values the scatter is unknown: that of the cosine of two random vectors of so many rows stands for it.
+    return mean > (2 * _error(values) if len(values) >= ENOUGH else CHANCE / math.sqrt(rows))
 
 
 def _error(values: list[float]) -> float:
@@ -72,5 +77,5 @@ def _way_out(probe: LayerProbe, plain: float) -> str:
         and best > probe.lam
         and any(point.lam == best and (point.other or 0.0) > plain for point in probe.grid)
     ):
-        return f"Take lam near {best:g}, which does best on another batch, or train this layer without TrAct."
+        return f"Take lam near {best:g}, which does nearly best on another batch, or train this layer without TrAct."
     return "Train this layer without TrAct, or on more examples."

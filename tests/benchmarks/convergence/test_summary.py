@@ -171,6 +171,14 @@ def test_every_table_and_picture_can_be_made(results: Results, tmp_path: Path) -
     assert drawn == {f"convergence_small_{name}.png" for name in ("speedup", "lambda", "contrast")}
 
 
+def test_a_picture_leaves_out_a_budget_that_was_not_run(tmp_path: Path) -> None:
+    for method in ("plain", "tract"):
+        for budget in SMALL.budgets[:2]:
+            write(tmp_path, Run("resnet", "sgd", budget, method, 0), 0.5)
+    (axes,) = figures.speedup(load_results("small", tmp_path)).axes
+    assert [list(line.get_xdata()) for line in axes.lines if len(line.get_xdata()) > 1] == [[3, 6], [3, 6]]
+
+
 def test_every_run_of_every_experiment_has_a_file_of_its_own() -> None:
     runs = {run for size in SIZES.values() for item in EXPERIMENTS.values() for run in item.all_runs(size, [0, 1, 2])}
     assert len({run.name for run in runs}) == len(runs)

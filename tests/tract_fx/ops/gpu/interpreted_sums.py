@@ -258,3 +258,13 @@ def test_sums_that_float32_does_not_hold_are_compensated(monkeypatch: pytest.Mon
     assert planned.sizes["rows_per_split"] >= 4096, "sums of some 2^26 and more"
     (found,) = triton_sums(input, torch.ones(8192, 1), LINEAR, gram=False, config=SMALL, device=SLOW)
     assert torch.equal(found[0, 0], input.double().sum(0))
+
+
+def test_a_small_sum_is_kept_beside_a_large_one_that_follows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the two numbers that are added, either may be the larger one."""
+    monkeypatch.setattr(launch, "PROGRAMS_PER_MULTIPROCESSOR", 1)
+    input, device = torch.zeros(3 * 256, 1), dataclasses.replace(SLOW, multiprocessors=1)
+    input[[5, 256 + 7, 512 + 9], 0] = torch.tensor([3 / 1024, 2.0**20, -(2.0**20)])
+    assert plan(input, LINEAR, None, device, input, gram=False).splits == 1
+    (found,) = triton_sums(input, torch.ones_like(input), LINEAR, gram=False, config=SMALL, device=device)
+    assert found.item() == 3 / 1024
