@@ -21,7 +21,7 @@ __all__ = ["likely_harm"]
 # Half of the energy of dZ: what a batch of twice as many rows as directions above lam allows for noise alone.
 FITTED = 0.7
 
-# Of the cosine of the plain gradient on another batch. Harmful cases had 0.70 to 0.82, harmless ones 0.88 and more.
+# Of the cosine of the plain gradient on another batch. Harmful cases had 0.5 to 0.8, harmless ones 0.9 and more.
 WORSE = 0.85
 
 # From so many cosines on, their scatter says whether their mean differs from zero; for fewer, so many times that of chance.
