@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import types
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +81,13 @@ def test_weights_layers_and_files(
         return Fake(())
 
     monkeypatch.setattr(tract_fx, "probe", probe, raising=False)
-    monkeypatch.setitem(sys.modules, "a_model", types.SimpleNamespace(net=lambda: nn.Conv2d(3, 4, 3)))
     saved, folder = nn.Conv2d(3, 4, 3), images.parent
+    (folder / "a_model_with_weights.py").write_text(
+        "from torch import nn\n\ndef net():\n    return nn.Conv2d(3, 4, 3)\n"
+    )
+    monkeypatch.syspath_prepend(folder)
     torch.save({"state_dict": saved.state_dict()}, folder / "weights.pt")
-    argv = f"probe a_model:net --data {images} --input 3x8x8 --checkpoint {folder}/weights.pt --layers a,b"
+    argv = f"probe a_model_with_weights:net --data {images} --input 3x8x8 --checkpoint {folder}/weights.pt --layers a,b"
     assert cli.main([*argv.split(), "--html", f"{folder}/p.html", "--json", f"{folder}/p.json"]) == 0
     ((model, layers),) = calls
     assert torch.equal(model.weight, saved.weight)
