@@ -91,40 +91,6 @@ def timm_convnext(reentrant: bool | None = None) -> nn.Module:
     return model
 
 
-def transformers_vit(reentrant: bool | None = None) -> nn.Module:
-    from transformers import ViTConfig, ViTModel
-
-    torch.manual_seed(0)
-    config = ViTConfig(
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=48,
-        image_size=16,
-        patch_size=4,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-    )
-    model = ViTModel(config, add_pooling_layer=False)
-    if reentrant is not None:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
-    return model.train()
-
-
-class Distillation(nn.Module):
-    """A student that learns the features of a teacher whose weights are frozen."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.student = timm.create_model("test_resnet", num_classes=0)
-        self.teacher = timm.create_model("test_vit", img_size=32, num_classes=0).requires_grad_(False).eval()
-        self.project = nn.Linear(self.student.num_features, self.teacher.num_features)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.project(self.student(x)) - self.teacher(x)
-
-
 class LowRank(nn.Module):
     """A frozen convolution with a trainable low-rank one beside it, as PEFT wraps a stem."""
 
@@ -269,7 +235,6 @@ def convnext_blocks(model: nn.Module) -> list[nn.Module]:
 
 
 VIT = with_stem_and_blocks("patch_embed", "blocks")
-HUGGING_FACE = with_stem_and_blocks("embeddings", "encoder.layer")
 CASES = {
     **{
         f"timm vit, blocks, {kind}": Pieces(lambda r=r: timm_vit(r), pixels(32), VIT, ("patch_embed.proj",))
@@ -281,19 +246,6 @@ CASES = {
         )
         for kind, r in {"plain": None, "reentrant": True}.items()
     },
-    "timm convnext, blocks alone": Pieces(
-        lambda: timm_convnext(True), pixels(32), convnext_blocks, (), told="stem.0.weight of ConvNeXt trained outside"
-    ),
-    **{
-        f"transformers vit, blocks, {kind}": Pieces(
-            lambda r=r: transformers_vit(r), pixels(16), HUGGING_FACE, ("embeddings.patch_embeddings.projection",)
-        )
-        for kind, r in {"plain": None, "non-reentrant": False, "reentrant": True}.items()
-    },
-    "distillation, whole": Pieces(Distillation, pixels(32), whole, ("student.conv1",)),
-    "distillation, student alone": Pieces(
-        Distillation, pixels(32), with_stem_and_blocks("student"), ("student.conv1",)
-    ),
     "low-rank stem": Pieces(adapted, pixels(32), whole, ("patch_embed.proj.lora_A.default",)),
     "low-rank stem, blocks": Pieces(adapted, pixels(32), VIT, ("patch_embed.proj.lora_A.default",)),
     "diffusion, time drawn inside": Pieces(Denoiser, pixels(8), whole, ("net.stem",)),
@@ -324,8 +276,8 @@ def test_gradients_of_a_model_in_pieces(name: str) -> None:
     assert found.keys() == expected.keys()
     assert errors(found, expected) == {}
     said = [str(item.message) for item in caught if issubclass(item.category, TractWarning)]
+    assert [message for message in said if case.told is None or case.told not in message] == []
     assert bool(said) == (case.told is not None)
-    assert all(case.told in message for message in said)
 
 
 def errors(found: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, float]:
