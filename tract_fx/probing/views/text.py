@@ -160,7 +160,9 @@ def _point(point: GridPoint, features: int, compared: bool) -> tuple[str, ...]:
 
 
 def _cosine(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}" if abs(value) >= 0.1 else f"{value:.4f}"
+    if value is None:
+        return ""
+    return f"{value:.3f}" if abs(value) >= 0.1 else f"{round(value, 4) + 0.0:.4f}"  # no "-0.0000"
 
 
 def summary(probe: ProbeResult) -> Iterator[str]:
