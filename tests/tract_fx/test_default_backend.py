@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -182,11 +183,18 @@ def test_hugging_face_s_trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert backend_of(model) is backend
 
 
-def test_accelerate_s_dynamo_backend() -> None:
-    accelerate = pytest.importorskip("accelerate")
+@pytest.fixture
+def accelerate() -> Iterator[ModuleType]:
+    """The package without its state, which is the first `Accelerator`'s of the process, be it of a `Trainer`."""
+    package = pytest.importorskip("accelerate")
+    package.state.AcceleratorState._reset_state(reset_partial_state=True)
+    yield package
+    package.state.AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_accelerate_s_dynamo_backend(accelerate: ModuleType) -> None:
     model = Net()
     accelerator = accelerate.Accelerator(cpu=True, dynamo_backend="inductor")
     with as_default_backend(0.2, **EAGER):
         prepared = accelerator.prepare(model)
     assert_trains_with(0.2, prepared, model)
-    accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
