@@ -44,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.device == "cuda" and not torch.cuda.is_available():
         print("gpu_first: there is no CUDA device here, nothing was tested or measured", file=sys.stderr)
         return NO_DEVICE
+    options.out.mkdir(parents=True, exist_ok=True)
     begin, limit = time.monotonic(), 60 * options.minutes
     parts = [part for part in PARTS if part in options.parts]
     whole, spent = sum(PARTS[part][1] for part in parts), 0
