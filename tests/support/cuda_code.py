@@ -29,6 +29,7 @@ from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 from torch.utils._triton import has_triton
 
 from tract_fx import compat, tract_backend
+from tract_fx.ops import operands
 
 CUDA = torch.device("cuda:0")
 MULTIPROCESSORS = {80: 108, 89: 128, 90: 132}
@@ -58,7 +59,12 @@ def write_step(model: nn.Module, input: Tensor, capability: int, lam: float | No
         return inductor.compile_fx(gm, inputs, inner_compile=_writer(written, capability), config_patches=patches)
 
     options = {"fx_graph_cache": False, "compile_threads": 1}
-    with torch._inductor.config.patch(options), mock.patch.object(compat, "compile_fx", compile_plain):
+    with (
+        torch._inductor.config.patch(options),
+        mock.patch.object(compat, "compile_fx", compile_plain),
+        # The pass asks for the device while it traces: a CPU has an operator of its own.
+        mock.patch.object(operands, "_is_on_cpu", return_value=False),
+    ):
         backend = compile_plain if lam is None else tract_backend(lam)
         torch.compile(step, backend=backend, fullgraph=True, dynamic=False)(input).backward()
     return written
