@@ -21,9 +21,12 @@ from torch.fx import Graph, GraphModule, Node
 from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
+import tract_fx.ops.alike
 import tract_fx.ops.dual
 import tract_fx.ops.gradient
-import tract_fx.ops.gram  # noqa: F401  (all register operators)
+import tract_fx.ops.gram
+import tract_fx.ops.primal
+import tract_fx.ops.solve  # noqa: F401  (all register operators)
 from tract_fx.inspect.cost.symbols import expression, hints_of, substitute
 
 __all__ = ["cholesky_flops", "gram_flops", "step_flops", "triangular_flops"]
