@@ -163,14 +163,21 @@ class Joined(nn.Module):
         return self.head(state)
 
 
+class Stage(nn.Sequential):
+    """With a ``forward`` of its own, because Dynamo in PyTorch 2.11 skips that of ``nn.Sequential``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)
+
+
 class Stages(nn.Module):
     """Two stages; the second gets a detached leaf, whose gradient the first one is given."""
 
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.first = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Tanh())
-        self.second = nn.Sequential(nn.Conv2d(8, 8, 3), nn.Tanh(), nn.Conv2d(8, 4, 3))
+        self.first = Stage(nn.Conv2d(3, 8, 3), nn.Tanh())
+        self.second = Stage(nn.Conv2d(8, 8, 3), nn.Tanh(), nn.Conv2d(8, 4, 3))
 
 
 class Through(torch.autograd.Function):
