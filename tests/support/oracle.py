@@ -34,10 +34,21 @@ def tract_gradients(
 ) -> dict[str, Tensor]:
     """TrAct gradients of the named layers' weights, summed over the calls of each, in float64.
 
-    Everything is computed outside of the compiler: hooks on an eager float64 copy of the model record the rows and the
-    gradients of the pre-activations of every call.
+    Everything is computed outside of the compiler, on an eager float64 copy of the model.
     """
     twin = copy.deepcopy(model).double()
+    data = [item.double() if item.is_floating_point() else item for item in inputs]
+    return closed_forms(twin, layers, lambda: loss(twin(*data)), lam, relative=relative)
+
+
+def closed_forms(
+    model: nn.Module, layers: Sequence[str], step: Callable[[], Tensor], lam: float, *, relative: bool = False
+) -> dict[str, Tensor]:
+    """Run ``step``, an eager forward pass of the model that ends in a loss, and its backward pass.
+
+    Hooks record the rows and the gradients of the pre-activations of every call of the named layers; the result is the
+    TrAct gradient of the weight of each, summed over its calls. The parameters of the model keep their plain gradients.
+    """
     calls: list[tuple[str, Tensor, Tensor]] = []
 
     def record(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
@@ -48,11 +59,11 @@ def tract_gradients(
         return hook
 
     for name in layers:
-        twin.get_submodule(name).register_forward_hook(record(name))
-    loss(twin(*(item.double() if item.is_floating_point() else item for item in inputs))).backward()
+        model.get_submodule(name).register_forward_hook(record(name))
+    step().backward()
     total: dict[str, Tensor] = {}
     for name, rows, output in calls:
-        gradient = layer_gradient(twin.get_submodule(name), rows, output.grad, lam, relative=relative)
+        gradient = layer_gradient(model.get_submodule(name), rows, output.grad, lam, relative=relative)
         total[name] = total.get(name, 0) + gradient
     return total
 

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tract_fx import TractWarning, reference, tract_backend
+from support.oracle import closed_forms
+from tract_fx import TractWarning, tract_backend
 
 from .diffusion import UNet
 
@@ -299,27 +300,8 @@ def errors(found: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, f
 
 def gradients_in_double(model: nn.Module, case: Pieces) -> dict[str, Tensor]:
     """Gradients of an eager copy, and in closed form those of the layers that are first by construction."""
-    twin, calls = copy.deepcopy(model).double(), []
-    for key in case.first:
-        twin.get_submodule(key).register_forward_hook(recording(key, calls))
+    twin = copy.deepcopy(model).double()
     torch.manual_seed(0)
-    case.step(twin, case.x.double()).backward()
+    first = closed_forms(twin, case.first, lambda: case.step(twin, case.x.double()), LAM)
     gradients = {key: item.grad for key, item in twin.named_parameters() if item.grad is not None}
-    for key in case.first:
-        parts = [closed_form(twin.get_submodule(key), x, output) for name, x, output in calls if name == key]
-        gradients[f"{key}.weight"] = torch.stack(parts).sum(0)
-    return gradients
-
-
-def recording(key: str, calls: list[tuple[str, Tensor, Tensor]]) -> Callable[..., None]:
-    def hook(_: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
-        output.retain_grad()
-        calls.append((key, arguments[0].detach(), output))
-
-    return hook
-
-
-def closed_form(layer: nn.Module, x: Tensor, output: Tensor) -> Tensor:
-    if isinstance(layer, nn.Linear):
-        return reference.linear_gradient(x, output.grad, LAM)
-    return reference.conv_gradient(x, output.grad, layer.weight, LAM, stride=layer.stride, padding=layer.padding)
+    return gradients | {f"{key}.weight": gradient for key, gradient in first.items()}

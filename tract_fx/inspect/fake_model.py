@@ -6,9 +6,9 @@ the original.
 
 from __future__ import annotations
 
-import contextlib
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from tract_fx.compat import FakeCopyMode, FakeTensor, FakeTensorMode
-from tract_fx.inspect.model_copy import with_tensors
+from tract_fx.inspect.model_copy import copy_or_stand_in
 
 __all__ = ["fake_arguments", "fake_model", "has_values"]
 
@@ -28,24 +28,25 @@ def has_values(model: Callable[..., Any], *arguments: Any) -> bool:
     return not any(isinstance(tensor, FakeTensor) or tensor.is_meta for tensor in (*held, *given))
 
 
-@contextlib.contextmanager
-def fake_model(model: nn.Module, mode: FakeTensorMode) -> Iterator[nn.Module]:
+def fake_model(model: nn.Module, mode: FakeTensorMode) -> AbstractContextManager[nn.Module]:
     """A copy on fake tensors of ``mode``; what is on ``meta`` is taken for a CPU's.
 
     A model that cannot be copied is itself given fake tensors for the time.
     """
     made: dict[torch.Tensor, torch.Tensor] = {}
-    copied: nn.Module | None = None
-    with contextlib.suppress(Exception), FakeCopyMode(mode):  # whatever the user's own classes raise
-        copied = copy.deepcopy(model)
-    if copied is None:
-        with with_tensors(model, lambda tensor: _in_mode(tensor, mode, made)):
-            yield model
-        return
-    for module in copied.modules():
-        for held in (module._parameters, module._buffers):
-            held.update({name: _in_mode(tensor, mode, made) for name, tensor in held.items() if tensor is not None})
-    yield copied
+
+    def in_mode(tensor: torch.Tensor) -> torch.Tensor:
+        return _in_mode(tensor, mode, made)
+
+    def copied(model: nn.Module) -> nn.Module:
+        with FakeCopyMode(mode):
+            twin = copy.deepcopy(model)
+        for module in twin.modules():
+            for held in (module._parameters, module._buffers):
+                held.update({name: in_mode(tensor) for name, tensor in held.items() if tensor is not None})
+        return twin
+
+    return copy_or_stand_in(model, copied, in_mode)
 
 
 def fake_arguments(arguments: Any, mode: FakeTensorMode) -> Any:

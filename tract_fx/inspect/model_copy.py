@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-__all__ = ["copied_model", "copy_or_stand_in", "with_tensors"]
+__all__ = ["copied_model", "copy_or_stand_in"]
 
 
 def copied_model(model: nn.Module) -> nn.Module:
@@ -46,30 +46,43 @@ class _WithoutHistory(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+def _copied_tensor(tensor: Tensor) -> Tensor:
+    copied = tensor.detach().clone()
+    return nn.Parameter(copied, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else copied
+
+
 @contextlib.contextmanager
-def copy_or_stand_in(model: nn.Module) -> Iterator[nn.Module]:
-    """A copy of a model with values; where it cannot be copied, the model itself on copies of its tensors."""
-    copied: nn.Module | None = None
+def copy_or_stand_in(
+    model: nn.Module,
+    copied: Callable[[nn.Module], nn.Module] = copied_model,
+    replaced: Callable[[Tensor], Tensor] = _copied_tensor,
+) -> Iterator[nn.Module]:
+    """A copy of a model; where it cannot be copied, the model itself on other tensors for the time.
+
+    Args:
+        model: it has its own tensors again afterwards.
+        copied: makes the copy, by default one with values.
+        replaced: makes the other tensors, by default copies.
+    """
+    twin: nn.Module | None = None
     with contextlib.suppress(Exception):  # whatever the user's own classes raise
-        copied = copied_model(model)
-    if copied is not None:
-        yield copied
+        twin = copied(model)
+    if twin is not None:
+        yield twin
         return
-    with with_tensors(model, _copied_tensor):
+    with _with_tensors(model, replaced):
         yield model
 
 
 @contextlib.contextmanager
-def with_tensors(model: nn.Module, replaced: Callable[[Tensor], Tensor]) -> Iterator[None]:
+def _with_tensors(model: nn.Module, replaced: Callable[[Tensor], Tensor]) -> Iterator[None]:
     """Give a model other tensors for a while: parameters, buffers and attributes, each replaced once.
 
     Afterwards the attributes of all its modules are what they were. What its code does to other objects remains.
     """
     made: dict[int, Tensor] = {}
+    # They hold every tensor, so that no two of them have the same ``id``.
     originals = [(module, dict(vars(module))) for module in model.modules()]
-    held = [
-        tensor for _, attributes in originals for tensor in pytree.tree_leaves(attributes)
-    ]  # keeps each ``id`` unique
 
     def other(tensor: Tensor) -> Tensor:
         if id(tensor) not in made:
@@ -85,12 +98,6 @@ def with_tensors(model: nn.Module, replaced: Callable[[Tensor], Tensor]) -> Iter
             )
         yield
     finally:
-        held.clear()
         for module, attributes in originals:
             vars(module).clear()
             vars(module).update(attributes)
-
-
-def _copied_tensor(tensor: Tensor) -> Tensor:
-    copied = tensor.detach().clone()
-    return nn.Parameter(copied, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else copied

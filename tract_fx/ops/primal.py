@@ -75,15 +75,13 @@ def _primal(
     relative: bool = False,
 ) -> Tensor:
     geometry = PatchGeometry.from_arguments(kernel_size, stride, padding, dilation, groups)
-    dtype = torch.promote_types(input.dtype, torch.float32)
-    shape = groups, output_gradient.shape[1] // groups, geometry.features(input.shape[1])
+    result = _result(input, output_gradient, geometry)
     if input.numel() == 0 or output_gradient.numel() == 0:
-        return input.new_zeros(shape, dtype=dtype)
+        return result.zero_()
     scaled, scale = scale_down(input)
     covariance = gram(scaled, geometry) / rows
-    lam = scaled_lam(covariance, lam, scale, shape[2] if relative else None)
+    lam = scaled_lam(covariance, lam, scale, result.shape[2] if relative else None)
     factor, info = torch.linalg.cholesky_ex(regularise(covariance, lam))
-    result = input.new_empty(shape, dtype=dtype)
     of_groups = (tensor.unflatten(1, (groups, -1)).unbind(1) for tensor in (scaled, output_gradient))
     for index, (channels, gradient) in enumerate(zip(*of_groups, strict=True)):
         system = _System(channels, gradient, geometry, covariance[index].diagonal(), factor[index])
@@ -105,7 +103,12 @@ def _(
     relative: bool = False,
 ) -> Tensor:
     geometry = PatchGeometry.from_arguments(kernel_size, stride, padding, dilation, groups)
-    shape = groups, output_gradient.shape[1] // groups, geometry.features(input.shape[1])
+    return _result(input, output_gradient, geometry)
+
+
+def _result(input: Tensor, output_gradient: Tensor, geometry: PatchGeometry) -> Tensor:
+    """What the operator returns, without its values."""
+    shape = geometry.groups, output_gradient.shape[1] // geometry.groups, geometry.features(input.shape[1])
     return input.new_empty(shape, dtype=torch.promote_types(input.dtype, torch.float32))
 
 

@@ -6,7 +6,7 @@ and those of the closed form. Everything element by element is left out, as it i
 - A convolution's backward pass is counted by group. torch's formula multiplies every input channel with every output
   channel for the gradient of the weight, ``groups`` times too much.
 - The number is that of the joint graph: what the partitioner computes a second time to save memory is not in it.
-- ``patch_gram``, ``gram_and_gradient``, ``weight_gradient`` and ``factor_and_solve`` have formulas here.
+- The operators of this package have formulas here.
 """
 
 from __future__ import annotations

@@ -6,11 +6,8 @@ import dataclasses
 import functools
 import itertools
 from html import escape
-from importlib import resources
-from typing import Any
 
 import sympy
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from tract_fx.inspect.cost.formula import formula
@@ -19,12 +16,13 @@ from tract_fx.inspect.drawing.neighbourhood import neighbourhood
 from tract_fx.inspect.drawing.picture import Picture, draw
 from tract_fx.inspect.formatting import human, human_bytes, multiple, percent, summarize
 from tract_fx.inspect.result import ExplainedGraph, ExplainedLayer, ExplanationResult
+from tract_fx.inspect.views.html import asset, template
 from tract_fx.inspect.views.listing import Block, compare
 from tract_fx.records import LayerRejection, RejectionKind, Severity
 
 __all__ = ["render_frame", "render_html"]
 
-ASSETS = "assets"
+PACKAGE = "tract_fx.inspect.views"
 
 # The order of findings on the page.
 KINDS = [kind.value for kind in RejectionKind]
@@ -37,7 +35,8 @@ MOST_LINES = 10_000
 
 def render_html(explanation: ExplanationResult) -> str:
     """A complete HTML document."""
-    return _template().render(page=_Page(explanation), style=_asset("page.css"), script=_asset("page.js"))
+    style, script = asset(PACKAGE, "page.css"), asset(PACKAGE, "page.js")
+    return template(PACKAGE, "page.html").render(page=_Page(explanation), style=style, script=script)
 
 
 def render_frame(explanation: ExplanationResult, height: int = 720) -> str:
@@ -46,23 +45,6 @@ def render_frame(explanation: ExplanationResult, height: int = 720) -> str:
         f'<iframe title="tract-fx explains {escape(explanation.model_name)}" srcdoc="{escape(render_html(explanation))}" '
         f'style="width: 100%; height: {height}px; border: 0" sandbox="allow-scripts"></iframe>'
     )
-
-
-@functools.cache
-def _template() -> Any:
-    environment = Environment(
-        loader=PackageLoader("tract_fx.inspect.views", ASSETS),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("page.html")
-
-
-@functools.cache
-def _asset(name: str) -> Markup:
-    return Markup(resources.files("tract_fx.inspect.views").joinpath(ASSETS, name).read_text(encoding="utf-8"))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import functools
 import tempfile
-from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from tract_fx.inspect.formatting import refusal
+from tract_fx.inspect.views.html import asset, template
 from tract_fx.probing.result import Concern, LayerProbe, ProbeResult
 from tract_fx.probing.views.figures import layer_figures
 from tract_fx.probing.views.text import columns_of, facts, grid_rows, heads_of, summary
@@ -22,28 +17,13 @@ from tract_fx.records import Severity
 
 __all__ = ["render_html"]
 
+PACKAGE = "tract_fx.probing.views"
+
 
 def render_html(probe: ProbeResult) -> str:
     """A complete HTML document, with pictures where matplotlib is installed."""
-    style = _asset("tract_fx.inspect.views", "page.css")
-    return _template().render(page=_Page(probe), style=style, own_style=_asset("tract_fx.probing.views", "probe.css"))
-
-
-@functools.cache
-def _template() -> Any:
-    environment = Environment(
-        loader=PackageLoader("tract_fx.probing.views", "assets"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("probe.html")
-
-
-@functools.cache
-def _asset(package: str, name: str) -> Markup:
-    return Markup(resources.files(package).joinpath("assets", name).read_text(encoding="utf-8"))
+    style, own_style = asset("tract_fx.inspect.views", "page.css"), asset(PACKAGE, "probe.css")
+    return template(PACKAGE, "probe.html").render(page=_Page(probe), style=style, own_style=own_style)
 
 
 @dataclasses.dataclass(frozen=True)
