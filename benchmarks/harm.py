@@ -30,6 +30,8 @@ LAM = 0.1
 STEPS, SEEDS, RATES = 150, 3, (1e-3, 5e-3)
 WIDTH = 32
 MOST_TESTED = 2000
+OF_SIGNALS = nn.Conv1d, nn.BatchNorm1d, nn.AdaptiveAvgPool1d
+OF_IMAGES = nn.Conv2d, nn.BatchNorm2d, nn.AdaptiveAvgPool2d
 
 Data = tuple[Tensor, Tensor]
 
@@ -55,9 +57,10 @@ class Case:
         if self.kernel is None:
             head = nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, classes)
             return nn.Sequential(nn.Linear(shape[0], WIDTH), nn.ReLU(), *head)
-        stem = nn.Conv2d(shape[0], WIDTH, self.kernel, self.kernel)
-        body = nn.BatchNorm2d(WIDTH), nn.ReLU(), nn.Conv2d(WIDTH, 2 * WIDTH, 3, 2, 1), nn.ReLU()
-        return nn.Sequential(stem, *body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2 * WIDTH, classes))
+        convolution, norm, pool = OF_SIGNALS if len(shape) == 2 else OF_IMAGES
+        stem = convolution(shape[0], WIDTH, self.kernel, self.kernel)
+        body = norm(WIDTH), nn.ReLU(), convolution(WIDTH, 2 * WIDTH, 3, 2, 1), nn.ReLU()
+        return nn.Sequential(stem, *body, pool(1), nn.Flatten(), nn.Linear(2 * WIDTH, classes))
 
 
 def main() -> None:
@@ -168,10 +171,9 @@ def measure(case: Case) -> dict[str, Any]:
     """One line of the results, but for the environment."""
     x, labels = case.data()
     trained = 3 * len(x) // 4
-    found = probed(case, x[:trained], labels[:trained])
-    layer = found.layers[0]
-    harm = [item for item in found.warnings if item.kind is tract_fx.ConcernKind.HARM]
-    lams = [None, LAM, *([layer.suggested_lam] if harm and layer.suggested_lam else [])]
+    layer = probed(case, x[:trained], labels[:trained]).layers[0]
+    told, suggested = suggestion(layer)
+    lams = [None, LAM, *([suggested] if suggested else [])]
     plain = statistics.fmean(plain for _, plain in layer.others)
     return {
         "case": case.name,
@@ -181,10 +183,16 @@ def measure(case: Case) -> dict[str, Any]:
         "own": round(layer.at_lam.own, 4),
         "other": round(layer.at_lam.other, 4),
         "other_plain": round(plain, 4),
-        "told": bool(harm),
-        "suggested": layer.suggested_lam if harm else None,
+        "told": told,
+        "suggested": suggested,
         "accuracy": {str(lam): accuracy(case, x, labels, lam) for lam in lams},
     }
+
+
+def suggestion(layer: tract_fx.LayerProbe) -> tuple[bool, float | None]:
+    """Whether probe warns of harm, and which ``lam`` it then suggests."""
+    told = any(item.kind is tract_fx.ConcernKind.HARM for item in layer.warnings)
+    return told, layer.suggested_lam if told else None
 
 
 def probed(case: Case, x: Tensor, labels: Tensor) -> tract_fx.Probe:
