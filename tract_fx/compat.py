@@ -85,12 +85,14 @@ __all__ = [
     "inductor_patches",
     "instead_of_inductor",
     "is_compiled_function",
+    "is_dispatch_mode_active",
     "is_distributed_tensor",
     "is_fake",
     "is_function_of_user",
     "is_in_backward_pass",
     "is_joining",
     "is_static_input",
+    "is_wrapped",
     "isolated_dynamo_state",
     "joint_graph_only",
     "lift_as_input",
@@ -578,6 +580,16 @@ def requires_grad(tensor: torch.Tensor) -> bool:
     while not tensor.requires_grad and functorch.is_functorch_wrapped_tensor(tensor):
         tensor = functorch.get_unwrapped(tensor)
     return tensor.requires_grad
+
+
+def is_wrapped(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is a wrapper of ``torch.func``, whose values cannot always be read."""
+    return torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+
+
+def is_dispatch_mode_active() -> bool:
+    """Whether anything records, counts or replaces the operators that run: a tracer, ``FlopCounterMode``, fake tensors."""
+    return torch._C._len_torch_dispatch_stack() > 0
 
 
 def quantization_mappings() -> dict[str, dict[Any, Any]]:

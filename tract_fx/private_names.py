@@ -78,7 +78,7 @@ _FRAMES = "_debug_get_cache_entry_list _FrameAction _FrameExecStrategy reset_cod
 PRIVATE_NAMES: tuple[PrivateName, ...] = (
     PrivateName("torch", "_TorchCompileInductorWrapper", 3),
     PrivateName("torch", "_TorchCompileWrapper", 4),
-    *_names("torch", "_C._current_graph_task_id Tensor._backward_hooks"),
+    *_names("torch", "_C._current_graph_task_id _C._len_torch_dispatch_stack Tensor._backward_hooks"),
     *_names("torch._C._dynamo.eval_frame", _FRAMES),
     *_names("torch._C._functorch", "get_unwrapped is_functorch_wrapped_tensor"),
     *_names("torch._dynamo.config", "recompile_limit suppress_errors"),

@@ -17,6 +17,8 @@
 - A second model with the structure of a first one runs the code that was compiled for the first: :data:`structures`.
 - The class of a layer that ``TrAct`` was applied to is derived from the class of the layer. It is made once, so that equal
   layers have one type, as Dynamo's guards and ``type(a) is type(b)`` need it: :data:`tract_classes`.
+- A layer that ``TrAct`` was applied to looks once at its input, to say that ``lam`` is raised: :data:`looked` has the tensors
+  with the ``lam`` of those that did, which replicas share.
 - Whether an input of a graph is an activation depends on what earlier graphs, of any backend, have computed: :data:`origins`
   has the storages of their outputs, by address, and :data:`origins_alive` how many there were when it was last cleaned.
 - An operator in a compiled graph can hold numbers and strings, but no objects: :data:`observers` and :data:`agreements`.
@@ -44,6 +46,7 @@ __all__ = [
     "asked",
     "backends",
     "chosen",
+    "looked",
     "models",
     "named",
     "observers",
@@ -132,6 +135,7 @@ asked: weakref.WeakKeyDictionary[object, Any] = weakref.WeakKeyDictionary()
 training: weakref.WeakKeyDictionary[Any, weakref.WeakValueDictionary[int, torch.Tensor]] = weakref.WeakKeyDictionary()
 backends: weakref.WeakKeyDictionary[object, BackendStatus] = weakref.WeakKeyDictionary()
 chosen: weakref.WeakKeyDictionary[Any, ChosenLayers] = weakref.WeakKeyDictionary()
+looked: weakref.WeakValueDictionary[int, torch.Tensor] = weakref.WeakValueDictionary()
 rewritten: weakref.WeakValueDictionary[int, torch.Tensor] = weakref.WeakValueDictionary()
 watches: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
 models: weakref.WeakKeyDictionary[nn.Module, CompileStatus] = weakref.WeakKeyDictionary()

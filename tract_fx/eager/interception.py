@@ -14,11 +14,13 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from tract_fx.compat import is_distributed_tensor, requires_grad
+from tract_fx import process_state
+from tract_fx.compat import is_distributed_tensor, is_wrapped, requires_grad
 from tract_fx.eager.function import EagerFirstLayer, FirstLayer
 from tract_fx.eager.sharing import sharing_of
 from tract_fx.errors import UnsupportedLayerError
 from tract_fx.ops.transposed import TransposedGeometry, parts_of
+from tract_fx.raised_lam import can_be_asked, warn_where_raised
 
 __all__ = ["Interception"]
 
@@ -141,7 +143,8 @@ class Interception(TorchFunctionMode):
             dtype = torch.get_autocast_dtype(input.device.type)
             input, bias = input.to(dtype), None if bias is None else bias.to(dtype)
         features: tuple[int, ...] = (weight.shape[1:].numel(),)
-        if output_padding is not None and self.process_group is not None:
+        is_watched = not torch.compiler.is_compiling() and self._is_first_look(input, weight)
+        if output_padding is not None and (self.process_group is not None or is_watched):
             kernel_size = tuple(weight.shape[2:])
             transposed = TransposedGeometry(kernel_size, stride, padding, dilation, groups, output_padding)
             parts = parts_of(transposed, input.shape[2:])
@@ -149,7 +152,19 @@ class Interception(TorchFunctionMode):
         sharing = sharing_of(self.process_group, self.name, features, groups, str(input.dtype), self.relative)
         function = FirstLayer if torch.compiler.is_compiling() else EagerFirstLayer
         geometry = stride, padding, dilation, groups, output_padding
-        return function.apply(input, weight, bias, self.lam, *geometry, self.relative, sharing, self.name)
+        output = function.apply(input, weight, bias, self.lam, *geometry, self.relative, sharing, self.name)
+        if is_watched:
+            largest = max(features, default=0)
+            rows = output.shape[0] * output.shape[2:].numel()
+            warn_where_raised(self.name, input, largest, min(largest, rows), self.lam.item(), set())
+        return output
+
+    def _is_first_look(self, input: Tensor, weight: Tensor) -> bool:
+        """Whether this is the first input of the layer that can be looked at, to see whether ``lam`` is raised."""
+        if self.relative or id(self.lam) in process_state.looked or is_wrapped(weight) or not can_be_asked(input):
+            return False
+        process_state.looked[id(self.lam)] = self.lam
+        return True
 
 
 def _has_trainable_weight(given: dict[str, Any]) -> bool:
