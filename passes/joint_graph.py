@@ -11,6 +11,7 @@ import torch
 from torch.fx import Graph, Node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
+from tract_fx import compat
 from tract_fx.compat import (
     AOTInput,
     GradAOTOutput,
@@ -198,6 +199,7 @@ def target_of(node: Node) -> str:
 
 
 def _name(target: object) -> str:
-    if not isinstance(target, torch._ops.OpOverload):
+    if not isinstance(target, compat.OpOverload):
         return getattr(target, "__name__", str(target))
-    return target._opname if target.namespace == "aten" else f"{target.namespace}.{target._opname}"
+    name = compat.operator_name(target)
+    return name if target.namespace == "aten" else f"{target.namespace}.{name}"

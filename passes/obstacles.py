@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch.fx import Node
 
+from tract_fx import compat
 from tract_fx.ops.transposed import TransposedGeometry
 from tract_fx.passes.batch import BatchDimension
 from tract_fx.passes.calls import Call, Kind, Side
@@ -172,9 +173,9 @@ def _weights_that_meet_data(node: Node, depends: dict[Node, Dependence]) -> tupl
 
 
 def _is_opaque(node: Node) -> bool:
-    if isinstance(node.target, torch._ops.HigherOrderOperator):
+    if isinstance(node.target, compat.HigherOrderOperator):
         return True
-    foreign = isinstance(node.target, torch._ops.OpOverload) and node.target.namespace not in _KNOWN_NAMESPACES
+    foreign = isinstance(node.target, compat.OpOverload) and node.target.namespace not in _KNOWN_NAMESPACES
     return foreign or target_of(node) == "addbmm"
 
 

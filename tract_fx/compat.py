@@ -42,10 +42,13 @@ from torch._inductor import config as inductor_config
 from torch._inductor.custom_graph_pass import CustomGraphPass
 from torch._inductor.runtime.cache_dir_utils import cache_dir
 from torch._logging import trace_structured
+from torch._ops import HigherOrderOperator, OpOverload
 from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensor, FakeTensorMode
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils import _pytree as pytree
 
 __all__ = [
+    "FUNCTIONAL_COLLECTIVES",
     "FUNCTORCH_GRAD",
     "AOTInput",
     "BackendCompilerFailed",
@@ -56,6 +59,8 @@ __all__ = [
     "FakeTensorMode",
     "GivenBackend",
     "GradAOTOutput",
+    "HigherOrderOperator",
+    "OpOverload",
     "PlainAOTInput",
     "StorageWeakRef",
     "SubclassGetAttrAOTInput",
@@ -98,7 +103,9 @@ __all__ = [
     "lift_as_input",
     "list_modes",
     "model_given_to_compile",
+    "operator_name",
     "preserving_no_metadata",
+    "pytree",
     "quantization_mappings",
     "real_scalar",
     "real_value",
@@ -108,12 +115,16 @@ __all__ = [
     "size_expression",
     "size_hints",
     "source_name",
+    "storage_address",
     "storage_of",
     "trace_artifact",
 ]
 
 # Where graph breaks make one frame of every layer, or images come in many sizes, each is a recompile; all are to be seen.
 APART_RECOMPILE_LIMIT = 256
+
+# Collectives that a graph can hold.
+FUNCTIONAL_COLLECTIVES = torch.ops._c10d_functional
 
 # What Dynamo puts into a graph for ``torch.func.grad`` and its relatives.
 FUNCTORCH_GRAD = eager_transforms._autograd_grad
@@ -173,6 +184,16 @@ def storage_of(tensor: torch.Tensor) -> torch.UntypedStorage | None:
         return tensor.untyped_storage()
     except (NotImplementedError, RuntimeError):  # a sparse tensor
         return None
+
+
+def storage_address(storage: torch.UntypedStorage) -> int:
+    """Where a storage is, which no other one has while it lives."""
+    return storage._cdata
+
+
+def operator_name(operator: OpOverload) -> str:
+    """Name of an operator without its namespace and overload: ``convolution`` for ``aten.convolution.default``."""
+    return operator._opname
 
 
 def is_in_backward_pass() -> bool:

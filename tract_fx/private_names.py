@@ -78,10 +78,12 @@ _FRAMES = "_debug_get_cache_entry_list _FrameAction _FrameExecStrategy reset_cod
 PRIVATE_NAMES: tuple[PrivateName, ...] = (
     PrivateName("torch", "_TorchCompileInductorWrapper", 3),
     PrivateName("torch", "_TorchCompileWrapper", 4),
-    *_names("torch", "_C._current_graph_task_id _C._len_torch_dispatch_stack Tensor._backward_hooks"),
+    *_names(
+        "torch", "_C._current_graph_task_id _C._len_torch_dispatch_stack Tensor._backward_hooks UntypedStorage._cdata"
+    ),
     *_names("torch._C._dynamo.eval_frame", _FRAMES),
     *_names("torch._C._functorch", "get_unwrapped is_functorch_wrapped_tensor"),
-    *_names("torch._dynamo.config", "recompile_limit suppress_errors"),
+    *_names("torch._dynamo.config", "patch recompile_limit suppress_errors"),
     *_names("torch._dynamo.convert_frame", "input_codes"),
     *_names("torch._dynamo.eval_frame", "OptimizedModule"),
     PrivateName("torch._dynamo.eval_frame", "innermost_backend", 1),
@@ -105,10 +107,13 @@ PRIVATE_NAMES: tuple[PrivateName, ...] = (
     *_names("torch._inductor.exc", "InvalidCxxCompiler"),
     PrivateName("torch._inductor.runtime.cache_dir_utils", "cache_dir", 0),
     PrivateName("torch._logging", "trace_structured", 1, ("metadata_fn", "payload_fn")),
+    *_names("torch._ops", "HigherOrderOperator OpOverload OpOverload._opname"),
     *_names("torch._subclasses.fake_tensor", "FakeCopyMode FakeTensor FakeTensorMode"),
     PrivateName("torch.fx.traceback", "preserve_node_meta", 0, ("enable",)),
     PrivateName("torch.multiprocessing.reductions", "StorageWeakRef", 1),
+    *_names("torch.utils._pytree", "tree_leaves tree_map tree_map_only"),
     PrivateName("torch.utils._python_dispatch", "_disable_current_modes", 0),
+    *_names("torch", "ops._c10d_functional", distributed=True),
     *_names("torch._C._distributed_c10d", "_resolve_process_group", distributed=True),
     *_names("torch.distributed.distributed_c10d", "_world", distributed=True),
     *_names("torch.distributed.fsdp", "FSDPModule._get_fsdp_state", distributed=True),

@@ -17,8 +17,8 @@
 - A second model with the structure of a first one runs the code that was compiled for the first: :data:`structures`.
 - The class of a layer that ``TrAct`` was applied to is derived from the class of the layer. It is made once, so that equal
   layers have one type, as Dynamo's guards and ``type(a) is type(b)`` need it: :data:`tract_classes`.
-- A layer that ``TrAct`` was applied to looks once at its input, to say that ``lam`` is raised: :data:`looked` has the tensors
-  with the ``lam`` of those that did, which replicas share.
+- A layer that ``TrAct`` was applied to looks once at its input, to say that ``lam`` is raised: :data:`looked` has the
+  tensors with the ``lam`` of those that did, which replicas share.
 - Whether an input of a graph is an activation depends on what earlier graphs, of any backend, have computed: :data:`origins`
   has the storages of their outputs, by address, and :data:`origins_alive` how many there were when it was last cleaned.
 - An operator in a compiled graph can hold numbers and strings, but no objects: :data:`observers` and :data:`agreements`.

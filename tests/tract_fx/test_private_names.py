@@ -6,12 +6,14 @@ import ast
 import importlib.util
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from tract_fx import UnsupportedTorchError, cli, compat
+import tract_fx
+from tract_fx import UnsupportedTorchError, cli, compat, passes
 from tract_fx.private_names import PRIVATE_NAMES, PrivateName, problems
 
 
@@ -76,14 +78,42 @@ def test_the_doctor_names_each_of_them_and_looks_no_further(
     assert "TrAct does not work here" in capsys.readouterr().out
 
 
-def test_the_table_has_every_private_name_that_is_imported() -> None:
-    listed = {str(name) for name in PRIVATE_NAMES} | {name.module for name in PRIVATE_NAMES}
+def private_names(tree: ast.AST) -> Iterator[str]:
+    """What is imported from PyTorch, and what is reached by attributes of ``torch`` or of a name imported from it."""
+    imports = [
+        node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and f"{node.module}.".startswith("torch.")
+    ]
+    origins = {"torch": "torch"}
+    origins |= {item.asname or item.name: f"{node.module}.{item.name}" for node in imports for item in node.names}
+    yield from origins.values()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            base, _, rest = ast.unparse(node).partition(".")
+            if base in origins:
+                yield f"{origins[base]}.{rest}"
+
+
+def is_private(name: str) -> bool:
+    return any(part.startswith("_") and not part.startswith("__") for part in name.split(".")) and "(" not in name
+
+
+def test_the_table_has_every_private_name_that_is_used() -> None:
+    listed = {str(name) for name in PRIVATE_NAMES}
+    known = {".".join(parts[: end + 1]) for name in listed if (parts := name.split(".")) for end in range(len(parts))}
     tree = ast.parse(Path(compat.__file__).read_text(encoding="utf-8"))
-    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and "torch._" in f"{node.module}."]
-    used = {f"{node.module}.{alias.name}" for node in imports for alias in node.names}
-    covered = listed | {name.rpartition(".")[0] for name in listed}
-    assert len(used) > 30
-    assert used <= covered
+    used = set(filter(is_private, private_names(tree)))
+    assert len(used) > 40
+    longer = {name for name in used - known if not any(name.startswith(f"{item}.") for item in listed)}
+    assert longer == set()
+
+
+def test_no_other_file_uses_one() -> None:
+    package = Path(tract_fx.__file__).parent
+    files = [*package.rglob("*.py"), *Path(passes.__file__).parent.rglob("*.py")]
+    others = [file for file in files if file.name not in ("compat.py", "private_names.py")]
+    assert len(others) > 100
+    found = {(file.name, name) for file in others for name in private_names(ast.parse(file.read_text("utf-8")))}
+    assert {item for item in found if is_private(item[1]) and not item[1].startswith("torch.ops.aten.")} == set()
 
 
 def test_a_name_in_another_place_is_a_problem() -> None:

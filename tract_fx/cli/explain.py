@@ -63,9 +63,9 @@ def _explain(args: argparse.Namespace) -> Any:
 
 def _explain_loaded(loaded: Any, args: argparse.Namespace) -> Any:
     import torch
-    from torch.utils import _pytree as pytree
 
     import tract_fx
+    from tract_fx.compat import pytree
 
     dtype = getattr(torch, DTYPES.get(args.dtype, args.dtype))
     positional, keywords = pytree.tree_map_only(

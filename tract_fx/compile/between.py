@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
-from torch.utils import _pytree as pytree
 
 from tract_fx import compat
 from tract_fx.compile.origins import has_origin
@@ -68,7 +67,7 @@ def _arguments_of(model: torch.nn.Module) -> list[torch.Tensor] | None:
     found: list[torch.Tensor] | None = None
     for variables in _calls(sys._getframe()):
         if compat.compiled_module(variables["self"]) is model and "args" in variables and "kwargs" in variables:
-            leaves = pytree.tree_leaves((variables["args"], variables["kwargs"]))
+            leaves = compat.pytree.tree_leaves((variables["args"], variables["kwargs"]))
             found = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
     return found
 
@@ -82,7 +81,7 @@ def _calls(frame: FrameType | None) -> Iterator[dict[str, Any]]:
 
 def _address(tensor: torch.Tensor) -> int:
     storage = compat.storage_of(tensor)
-    return id(tensor) if storage is None else storage._cdata
+    return id(tensor) if storage is None else compat.storage_address(storage)
 
 
 def _first_combined(gm: GraphModule, inputs: dict[Node, GraphInput], unknown: set[Node]) -> frozenset[str]:

@@ -68,12 +68,12 @@ def _note(tensor: torch.Tensor, kind: _Kind, owner: Callable[[], object | None] 
         for address in [key for key, origin in origins.items() if origin.storage.expired()]:
             del origins[address]
         process_state.origins_alive[0] = len(origins)
-    origins[storage._cdata] = Origin(compat.StorageWeakRef(storage), kind, owner)
+    origins[compat.storage_address(storage)] = Origin(compat.StorageWeakRef(storage), kind, owner)
 
 
 def _origin(tensor: torch.Tensor) -> Origin | None:
     storage = compat.storage_of(tensor)
-    found = None if storage is None else process_state.origins.get(storage._cdata)
+    found = None if storage is None else process_state.origins.get(compat.storage_address(storage))
     return None if found is None or found.storage.expired() else found
 
 

@@ -1,4 +1,7 @@
-"""Looking once at what feeds a compiled layer, to say where ``lam`` is raised: at inputs of a graph that reach it as they are."""
+"""Looking once at what feeds a compiled layer, to say where ``lam`` is raised.
+
+Only an input of the graph can be looked at, which reaches the layer as it is.
+"""
 
 from __future__ import annotations
 

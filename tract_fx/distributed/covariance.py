@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tract_fx.compat import FUNCTIONAL_COLLECTIVES
 from tract_fx.distributed import agreement
 from tract_fx.distributed.agreement import Group
 from tract_fx.errors import DisagreementError
@@ -29,7 +30,7 @@ from tract_fx.source_hash import source_hash
 
 __all__ = ["LARGEST_DYNAMIC_PRIMAL", "Sharing", "agree", "order_after", "shared_gradient", "start_covariance"]
 
-functional = torch.ops._c10d_functional
+functional = FUNCTIONAL_COLLECTIVES
 
 # Above this many features an n x n covariance is not computed where r x r will do, even if that needs a guard on the batch
 # size, and it is never summed over processes: in float64 it takes 128 MiB, and a hundred thousand pixels would take 75 GiB.

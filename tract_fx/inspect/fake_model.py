@@ -13,9 +13,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
-from tract_fx.compat import FakeCopyMode, FakeTensor, FakeTensorMode
+from tract_fx.compat import FakeCopyMode, FakeTensor, FakeTensorMode, pytree
 from tract_fx.inspect.model_copy import copy_or_stand_in
 
 __all__ = ["fake_arguments", "fake_model", "has_values"]

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
+
+from tract_fx.compat import pytree
 
 __all__ = ["copied_model", "copy_or_stand_in"]
 

@@ -51,7 +51,9 @@ def test_where_it_is_not_raised_nothing_is_said(options: dict[str, object]) -> N
     assert said(lambda: model(x)) == []
 
 
-@pytest.mark.parametrize("layer", [nn.Conv2d(3, 4, 16, 16), nn.ConvTranspose2d(3, 4, 4, 2)], ids=lambda it: it._get_name())
+@pytest.mark.parametrize(
+    "layer", [nn.Conv2d(3, 4, 16, 16), nn.ConvTranspose2d(3, 4, 4, 2)], ids=lambda it: it._get_name()
+)
 def test_nothing_is_said_of_raw_pixels(layer: nn.Module) -> None:
     model, images = apply_tract(nn.Sequential(layer, nn.Tanh()), "0"), natural_images(4, 32)
     assert said(lambda: model(images)) == []

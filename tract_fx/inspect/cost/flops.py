@@ -18,7 +18,6 @@ from typing import Any, TypeAlias
 import sympy
 import torch
 from torch.fx import Graph, GraphModule, Node
-from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
 import tract_fx.ops.alike
@@ -27,6 +26,7 @@ import tract_fx.ops.gradient
 import tract_fx.ops.gram
 import tract_fx.ops.primal
 import tract_fx.ops.solve  # noqa: F401  (all register operators)
+from tract_fx import compat
 from tract_fx.inspect.cost.symbols import expression, hints_of, substitute
 
 __all__ = ["cholesky_flops", "gram_flops", "step_flops", "triangular_flops"]
@@ -73,7 +73,7 @@ def _node_flops(node: Node) -> Expr:
     formula = _REGISTERED.get(operator)
     if formula is not None:
         return _registered(formula, node)
-    if isinstance(node.target, torch._ops.HigherOrderOperator):
+    if isinstance(node.target, compat.HigherOrderOperator):
         # Of the branches of a condition only one is run.
         return sympy.Max(0, *(step_flops(module.graph) for module in _modules_called(node)))
     return sympy.Integer(0)
@@ -83,7 +83,9 @@ def _registered(formula: Callable[..., Any], node: Node) -> Expr:
     """A formula of torch's, on expressions; on the example's numbers where it asks for more than it can know of those."""
     out = node.meta.get("val")
     if not hasattr(formula, "__wrapped__"):  # it is not wrapped to be given shapes, but wants tensors
-        values = tree_map(lambda item: item.meta["val"] if isinstance(item, Node) else item, (node.args, node.kwargs))
+        values = compat.pytree.tree_map(
+            lambda item: item.meta["val"] if isinstance(item, Node) else item, (node.args, node.kwargs)
+        )
         return expression(formula(*values[0], **values[1], out_val=out))
     arguments, keywords, shape = _shapes((node.args, node.kwargs, out))
     try:
@@ -91,7 +93,7 @@ def _registered(formula: Callable[..., Any], node: Node) -> Expr:
     except (AssertionError, TypeError):
         log.debug("operations of %s are counted at the example's sizes", node.name)
     hints = hints_of([*node.all_input_nodes, node])
-    numbers = tree_map(
+    numbers = compat.pytree.tree_map(
         lambda item: substitute(item, hints) if isinstance(item, sympy.Expr) else item, (arguments, keywords, shape)
     )
     return sympy.sympify(formula(*numbers[0], **numbers[1], out_val=numbers[2]))
@@ -106,7 +108,7 @@ def _shapes(values: Any) -> Any:
             return list(map(expression, value.shape))
         return expression(value) if isinstance(value, torch.SymInt) else value
 
-    return tree_map(shape, values)
+    return compat.pytree.tree_map(shape, values)
 
 
 def _modules_called(node: Node) -> Iterator[GraphModule]:

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Literal
 
-import torch
 from markupsafe import Markup, escape
 from torch.fx import Graph, Node
 
+from tract_fx import compat
 from tract_fx.inspect.drawing.captions import value_of
 from tract_fx.passes.joint_graph import is_backward
 from tract_fx.passes.naming import Naming
@@ -135,7 +135,7 @@ def _operator(node: Node) -> str:
     if node.op != "call_function":
         return str(node.target)
     target = node.target
-    return str(target) if isinstance(target, torch._ops.OpOverload) else getattr(target, "__name__", str(target))
+    return str(target) if isinstance(target, compat.OpOverload) else getattr(target, "__name__", str(target))
 
 
 def _arguments(node: Node, names: Mapping[str, str]) -> Iterator[Token]:
