@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import os
 import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tract_fx import TrActLayer, remove_tract
+from tract_fx import TrActLayer, backend_of, remove_tract
 
 from .trial import Side, Trial
 
@@ -459,3 +462,78 @@ def torchrl(trial: Trial) -> None:
         optimizer.zero_grad()
         loss(data)["loss"].backward()
         optimizer.step()
+
+
+INSIDE = (
+    "`compile=True`, with `train` inside `as_default_backend`; `TrAct(layer)` on the model that the trainer has made"
+)
+
+
+@case("ultralytics", "`compile=True`: classification (YOLO11)", INSIDE)
+def ultralytics_classify(trial: Trial) -> None:
+    def write(folder: Path) -> Path:
+        for split, number, piece in pieces_of_photographs():
+            path = folder / split / f"photograph{number % 2}" / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            piece.save(path)
+        return folder
+
+    ultralytics(trial, "yolo11n-cls.yaml", write)
+
+
+@case("ultralytics", "`compile=True`: detection (YOLO11)", INSIDE)
+def ultralytics_detect(trial: Trial) -> None:
+    def write(folder: Path) -> Path:
+        for split, number, piece in pieces_of_photographs():
+            images, labels = folder / "images" / split, folder / "labels" / split
+            for path in (images, labels):
+                path.mkdir(parents=True, exist_ok=True)
+            piece.save(images / f"{number}.png")
+            (labels / f"{number}.txt").write_text(f"{number % 2} 0.5 0.5 0.4 0.4\n")
+        data = folder / "data.yaml"
+        data.write_text(f"path: {folder}\ntrain: images/train\nval: images/val\nnames: [photograph0, photograph1]\n")
+        return data
+
+    ultralytics(trial, "yolo11n.yaml", write)
+
+
+def pieces_of_photographs() -> Iterator[tuple[str, int, Any]]:
+    """Eight pieces for each split, from two photographs in turn."""
+    from PIL import Image
+    from sklearn.datasets import load_sample_images
+
+    photographs = load_sample_images().images
+    for split, row in (("train", 0), ("val", 200)):
+        for number in range(8):
+            piece = photographs[number % 2][row : row + 64, 64 * number : 64 * number + 64]
+            yield split, number, Image.fromarray(piece)
+
+
+def ultralytics(trial: Trial, config: str, write: Callable[[Path], Path]) -> None:
+    """Two epochs of two steps, from a configuration instead of weights, without a network."""
+    with tempfile.TemporaryDirectory() as name:
+        os.environ.update(YOLO_OFFLINE="true", YOLO_CONFIG_DIR=name, YOLO_VERBOSE="false")
+        from ultralytics import YOLO
+
+        model = YOLO(config)
+
+        class Trainer(model.task_map[model.task]["trainer"]):
+            def setup_model(self) -> Any:
+                checkpoint = super().setup_model()
+                if trial.side == "backend":
+                    trial.record(self.model.get_submodule("model.0.conv").weight)
+                else:
+                    trial.apply(self.model, "model.0.conv")
+                return checkpoint
+
+            def save_model(self) -> None:
+                if trial.side != "closed form":  # whose hooks cannot be pickled
+                    super().save_model()
+
+        settings: dict[str, Any] = {"epochs": 2, "batch": 4, "imgsz": 64, "workers": 0, "device": "cpu", "plots": False}
+        with trial.as_default() as backend:
+            compiles = trial.side == "backend"
+            model.train(Trainer, data=str(write(Path(name))), compile=compiles, project=name, verbose=False, **settings)
+            if backend is not None:
+                assert [match.layer for match in backend.matches] == ["model.0.conv"]
+                assert backend_of(model.trainer.model) is backend

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from support.oracle import layer_gradient
-from tract_fx import apply_tract, tract_backend
+from tract_fx import TractBackend, apply_tract, as_default_backend, tract_backend
 
 __all__ = ["LAM", "SIDES", "Side", "Trial"]
 
@@ -67,6 +68,15 @@ class Trial:
     def record(self, weight: nn.Parameter) -> None:
         """Record the gradients of a weight."""
         weight.register_post_accumulate_grad_hook(lambda parameter: self.gradients.append(parameter.grad.clone()))
+
+    @contextlib.contextmanager
+    def as_default(self) -> Iterator[TractBackend | None]:
+        """On the side of the backend, inside :func:`tract_fx.as_default_backend`; yields that one, and None elsewhere."""
+        if self.side != "backend":
+            yield None
+            return
+        with as_default_backend(LAM, inner="aot_eager") as backend:
+            yield backend
 
     @property
     def rewritten(self) -> list[str]:

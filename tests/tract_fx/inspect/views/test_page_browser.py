@@ -146,6 +146,16 @@ def test_code_is_unfolded_at_once_and_part_by_part(browser: Any, tmp_path: Path)
         assert page.locator(".ln.added").first.is_visible()
 
 
+def test_long_code_opens_at_the_first_node_of_the_backward_pass_that_changed(browser: Any, tmp_path: Path) -> None:
+    with Visit(browser, page_of("stems", tmp_path)) as page:
+        code = page.locator(".code").first
+        changed = code.locator(".ln.backward.added, .ln.backward.removed").first
+        assert code.evaluate("it => it.scrollTop") > 0
+        box, line = code.bounding_box(), changed.bounding_box()
+        assert box["y"] < line["y"] < box["y"] + 0.5 * box["height"]
+        assert "primals_" not in code.inner_text()
+
+
 def test_layers_are_tabs_for_mouse_and_keyboard(browser: Any, tmp_path: Path) -> None:
     with Visit(browser, page_of("stems", tmp_path)) as page:
         tabs, panels = page.get_by_role("tab"), page.locator("article.layer")
