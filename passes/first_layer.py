@@ -202,7 +202,7 @@ class _Surroundings:
         return cls(
             frozenset(key for key, value in inputs if not value.is_parameter_free),
             any(value.data and value.is_parameter_free for _, value in inputs)
-            or any(item.role is Role.ACTIVATION for item in joint.inputs),
+            or any(item.role is Role.ACTIVATION or item.beside_signal for item in joint.inputs),
         )
 
 

@@ -53,6 +53,7 @@ class GraphInput:
         differentiated_inside: whether the captured code itself takes a gradient with respect to it.
         parts: dimensions along which processes have parts of it, when it is a DTensor; -1 for parts of a sum.
         jagged: whether it is a jagged tensor (``torch.nested``).
+        beside_signal: whether it is a condition, and a signal is fed to another graph of the same model.
     """
 
     name: str
@@ -60,6 +61,7 @@ class GraphInput:
     differentiated_inside: bool = False
     parts: tuple[int, ...] = ()
     jagged: bool = False
+    beside_signal: bool = False
 
 
 class JointGraph:

@@ -15,6 +15,7 @@ from tract_fx.compile.between import weights_fed_between
 from tract_fx.compile.captured import Captured
 from tract_fx.compile.choices import saw_choice
 from tract_fx.compile.compilers import Compiled, CompileGraph, compile_graph
+from tract_fx.compile.conditions import beside_signals
 from tract_fx.compile.inputs import classify, guard_names
 from tract_fx.compile.lam_input import LamValue
 from tract_fx.compile.model_frame import ModelFrame, current_frame, enclosing_model
@@ -299,7 +300,8 @@ class TractBackend:
         frame = current_frame(gm)
         settings = dataclasses.replace(settings, layers=frame.with_aliases(settings.layers))
         inputs = frame.named(classify(gm, example_inputs, frame.naming, frame.model), example_inputs)
-        guard_names(gm, settings.layers, frame.model)
+        inputs = beside_signals(gm, inputs, frame)
+        guard_names(gm, settings.layers, frame.whole)
         groups = sharing_groups(settings.process_group) if self._trains else ()
         captured = Captured(gm, example_inputs, inputs, frame.naming, settings, groups)
         outputs = outputs_of(gm, inputs)  # before the compiler changes the graph
@@ -350,7 +352,7 @@ class TractBackend:
             if not suppress_warnings:
                 watch(graph.rewritten)
             layers = self.options.layers
-            saw_choice(self, layers, settings.on_unsupported, frame.model, compiled.record, frame.with_aliases)
+            saw_choice(self, layers, settings.on_unsupported, frame, compiled.record)
         else:
             skipped.saw_graph_without_gradients(frame.model)
 
@@ -363,7 +365,7 @@ def _training_graph(captured: Captured, frame: ModelFrame, compiled: Compiled) -
     trained = frozenset(item.name for item in captured.inputs if item.role is Role.PARAMETER)
     return skipped.TrainingGraph(
         model=frame.model,
-        names=trained,
+        names=frozenset(map(frame.in_part, trained)),
         parameters=tuple(example for name, example in held.items() if name in trained),
         rewritten={name: example for name, example in held.items() if name in rewritten},
         matched=bool(record.matches),

@@ -95,6 +95,7 @@ __all__ = [
     "is_fake",
     "is_function_of_user",
     "is_in_backward_pass",
+    "is_in_later_stage",
     "is_joining",
     "is_static_input",
     "is_wrapped",
@@ -204,6 +205,22 @@ def is_in_backward_pass() -> bool:
 def current_backward_pass() -> int:
     """Number of the backward pass that autograd is running in this thread; -1 outside of one."""
     return torch._C._current_graph_task_id()
+
+
+def is_in_later_stage() -> bool:
+    """Whether a stage of ``torch.distributed.pipelining`` other than the first is calling its module.
+
+    It calls it with leaves that require grad, into which it has received what the stage before it computed.
+    """
+    if "torch.distributed.pipelining" not in sys.modules:
+        return False
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        owner = type(frame.f_locals.get("self"))
+        if any(base.__module__ == "torch.distributed.pipelining.stage" for base in owner.__mro__):
+            return not frame.f_locals["self"].is_first
+        frame = frame.f_back
+    return False
 
 
 def register_first_hook(tensor: torch.Tensor, hook: Callable[[torch.Tensor], None]) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 import warnings
+from pathlib import Path
 
 import torch
 
@@ -24,6 +26,8 @@ def main() -> int:
     parser.add_argument(
         "--pieces", action="store_true", help="networks compiled whole and in pieces (always aot_eager)"
     )
+    parser.add_argument("--ways", type=int, default=4, help="with --pieces, ways to compile each network (default: 4)")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="append one line with the counts")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore", module="torch")
     torch.set_num_threads(1)
@@ -43,13 +47,26 @@ def main() -> int:
     for outcome in (Outcome.MAGNIFIED, Outcome.NO_PLAIN_COMPILE):
         print(f"{outcome.value}: {passed[outcome]}")
     print(f"failed seeds: {failed}")
+    if arguments.json:
+        counts = {outcome.name.lower(): len(found) for outcome, found in passed.items()}
+        line = {
+            "fuzz": f"pieces, {arguments.ways} ways" if arguments.pieces else "networks",
+            "start": seeds.start,
+            "seeds": len(seeds),
+            **counts,
+            "failed": failed,
+            "inner": "aot_eager" if arguments.pieces else arguments.inner,
+            "torch": torch.__version__,
+        }
+        with arguments.json.open("a") as file:
+            file.write(json.dumps(line) + "\n")
     return 1 if failed else 0
 
 
 def _check(seed: int, arguments: argparse.Namespace) -> Outcome:
     if not arguments.pieces:
         return check_seed(seed, arguments.inner)
-    check_pieces(seed)
+    check_pieces(seed, arguments.ways)
     return Outcome.RIGHT
 
 

@@ -20,7 +20,7 @@ from tract_fx import compat
 from tract_fx.compile.origins import has_origin
 from tract_fx.passes.joint_graph import GraphInput, Role
 
-__all__ = ["weights_fed_between"]
+__all__ = ["arguments_of", "weights_fed_between"]
 
 _LOCAL = re.compile(r"^L\[['\"]\w+['\"]\]$")
 
@@ -45,7 +45,7 @@ def weights_fed_between(gm: GraphModule, inputs: Sequence[GraphInput], model: to
         for placeholder, item in zip(placeholders, inputs, strict=True)
         if item.role is Role.DATA and (value := _local_value(placeholder)) is not None and not has_origin(value)
     ]
-    arguments = _arguments_of(model) if open_values and model is not None else None
+    arguments = arguments_of(model) if open_values and model is not None else None
     if arguments is None:
         return frozenset()
     given = {_address(item) for item in arguments}
@@ -62,7 +62,7 @@ def _local_value(placeholder: Node) -> torch.Tensor | None:
     return value
 
 
-def _arguments_of(model: torch.nn.Module) -> list[torch.Tensor] | None:
+def arguments_of(model: torch.nn.Module) -> list[torch.Tensor] | None:
     """The tensors with which the compiled model was called, by the outermost call on the stack; None where there is none."""
     found: list[torch.Tensor] | None = None
     for variables in _calls(sys._getframe()):

@@ -45,7 +45,7 @@ def fingerprint(captured: Captured, lam: LamInput) -> tuple[Any, ...]:
         torch.is_grad_enabled(),
         torch.is_inference_mode_enabled(),
         tuple(
-            (item.name, item.role.value, item.differentiated_inside, item.parts, item.jagged)
+            (item.name, item.role.value, item.differentiated_inside, item.parts, item.jagged, item.beside_signal)
             for item in captured.inputs
         ),
         tuple(map(_metadata, captured.example_inputs)),

@@ -7,7 +7,8 @@ layer that no graph holds: one that Dynamo skipped, that was never called, or a 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -19,6 +20,9 @@ from tract_fx.passes.naming import without_wrappers
 from tract_fx.process_state import ChosenLayers
 from tract_fx.records import GraphRecord, Severity
 
+if TYPE_CHECKING:
+    from tract_fx.compile.model_frame import ModelFrame
+
 __all__ = ["check_choices", "saw_choice"]
 
 NAMES_SHOWN = 3
@@ -28,9 +32,8 @@ def saw_choice(
     backend: object,
     layers: str | Sequence[str],
     on_unsupported: str,
-    model: torch.nn.Module | None,
+    frame: ModelFrame,
     record: GraphRecord,
-    aliases: Callable[[tuple[str, ...]], Sequence[str]],
 ) -> None:
     """Record which names have an effect in a graph that was compiled with gradients enabled, or were refused there.
 
@@ -38,19 +41,21 @@ def saw_choice(
         backend: the backend, held weakly.
         layers: the option as the user gave it.
         on_unsupported: the option.
-        model: the model of the graph; of a plain function every name is checked when it is compiled.
+        frame: the model of the graph; of a plain function every name is checked when it is compiled.
         record: the findings.
-        aliases: every name that the model has for the modules and parameters of the given names.
     """
-    if isinstance(layers, str) or model is None:
+    if isinstance(layers, str) or frame.model is None or frame.whole is None:
         return
     settled = [(item.layer, item.weight.split(", ")) for item in record.matches]
     settled += [(item.layer, item.weight.split(", ")) for item in record.rejections if item.severity is Severity.ERROR]
     chosen = process_state.chosen.setdefault(backend, ChosenLayers(on_unsupported, set(layers)))
-    chosen.models.add(model)
+    chosen.models.add(frame.whole)
     for name in list(chosen.without_effect):
-        if any(is_named(alias, *each) for alias in aliases((name,)) for each in settled):
+        aliases = frame.with_aliases((name,))
+        if any(is_named(alias, *each) for alias in aliases for each in settled):
             chosen.without_effect.discard(name)
+        elif name not in aliases:  # it is one of the part that is compiled
+            chosen.models.add(frame.model)
 
 
 def check_choices(stepped: Mapping[int, torch.Tensor]) -> list[torch.nn.Module]:

@@ -24,7 +24,7 @@ from tract_fx.compile.skipped import is_registered
 from tract_fx.passes.joint_graph import GraphInput
 from tract_fx.passes.naming import Naming, without_wrappers
 
-__all__ = ["ModelFrame", "current_frame", "enclosing_model"]
+__all__ = ["ModelFrame", "calls_around", "current_frame", "enclosing_model"]
 
 _STEP = re.compile(r"\.(?P<attribute>\w+)|\[(?P<key>'[^']*'|\"[^\"]*\"|\d+)\]")
 
@@ -36,18 +36,22 @@ class ModelFrame:
     Attributes:
         naming: translates Dynamo's names into those of the user's model.
         names: qualified names of the modules and parameters of that model; None when no model is known, as for a function.
-        model: the model; None when none is known.
+        model: what was compiled; None when no module is known.
+        whole: the model of which that is a part, or itself; all names are those of its ``state_dict``.
+        place: qualified name of ``model`` in ``whole``.
     """
 
     naming: Naming
     names: frozenset[str] | None
     model: torch.nn.Module | None = None
+    whole: torch.nn.Module | None = None
+    place: str = ""
 
     def named(self, inputs: Sequence[GraphInput], examples: Sequence[Any]) -> tuple[GraphInput, ...]:
         """The inputs of a graph, each parameter under a name that the ``state_dict`` of the model has for it."""
-        if self.model is None:
+        if self.whole is None:
             return tuple(inputs)
-        names = _by_identity(parameters_of(self.model))
+        names = _by_identity(parameters_of(self.whole))
         return tuple(
             dataclasses.replace(item, name=found[0])
             if (found := names.get(id(example))) and item.name not in found
@@ -56,13 +60,23 @@ class ModelFrame:
         )
 
     def with_aliases(self, layers: str | Sequence[str]) -> str | tuple[str, ...]:
-        """The names in ``layers``, and every other name that the model has for the same modules and parameters."""
-        if isinstance(layers, str) or self.model is None:
+        """The names in ``layers``, and every other name that the model has for the same modules and parameters.
+
+        A name that the model does not have may be one of the part that is compiled.
+        """
+        if isinstance(layers, str) or self.whole is None:
             return layers if isinstance(layers, str) else tuple(layers)
-        groups = [*_by_identity(parameters_of(self.model)).values(), *_by_identity(_modules(self.model)).values()]
+        groups = [*_by_identity(parameters_of(self.whole)).values(), *_by_identity(_modules(self.whole)).values()]
+        known = {name for names in groups for name in names}
+        inside = {name: f"{self.place}.{name}" for name in layers}
+        layers = [inside[name] if name not in known and inside[name] in known else name for name in layers]
         aliases = [names for names in groups if len(names) > 1]
         others = (other for name in layers for names in aliases if name in names for other in names)
         return tuple(dict.fromkeys((*layers, *others)))
+
+    def in_part(self, name: str) -> str:
+        """A name of a parameter of the compiled part, as the ``state_dict`` of that part has it."""
+        return name.removeprefix(f"{self.place}.") if self.place else name
 
 
 def current_frame(gm: torch.fx.GraphModule) -> ModelFrame:
@@ -71,7 +85,8 @@ def current_frame(gm: torch.fx.GraphModule) -> ModelFrame:
     model = next(_compiled_models(), None) or _owner_of_method(variables)
     if model is None:
         return ModelFrame(naming_of_function(gm), None)
-    paths = {module: name for name, module in reversed(list(modules_of(model)))}
+    whole = _whole(model)
+    paths = {module: name for name, module in reversed(list(modules_of(whole)))}
     for variable, value in variables.items():
         owner = getattr(value, "__self__", value)
         if isinstance(owner, torch.nn.Module) and owner in paths:
@@ -79,23 +94,42 @@ def current_frame(gm: torch.fx.GraphModule) -> ModelFrame:
             break
     else:
         naming = naming_of_function(gm)
-    naming = dataclasses.replace(naming, layers=_renamed_layers(gm, naming, model, variables))
-    return ModelFrame(naming, _names(model), model)
+    naming = dataclasses.replace(naming, layers=_renamed_layers(gm, naming, whole, variables))
+    place = without_wrappers(paths[model])
+    return ModelFrame(naming, _names(whole) | _names(model), model, whole, place)
 
 
 def enclosing_model(model: torch.nn.Module | None) -> torch.nn.Module | None:
     """The outermost module on the call stack of which ``model`` is a part; ``model`` itself where there is none."""
-    found = model
+    return None if model is None else [model, *(module for module, _ in calls_around(model))][-1]
+
+
+def calls_around(model: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, dict[str, Any]]]:
+    """The frames on the call stack that belong to modules of which ``model`` is a part, from the inside.
+
+    Each as the module and the variables of the frame.
+    """
+    contains = {id(model): False}
     frame: FrameType | None = sys._getframe()
-    seen: set[int] = set()
-    while model is not None and frame is not None:
+    while frame is not None:
         owner = frame.f_locals.get("self")
-        if isinstance(owner, torch.nn.Module) and id(owner) not in seen:
-            seen.add(id(owner))
-            if any(module is found for _, module in modules_of(compiled_module(owner) or owner)):
-                found = compiled_module(owner) or owner
+        if isinstance(owner, torch.nn.Module):
+            owner = compiled_module(owner) or owner
+            if id(owner) not in contains:
+                contains[id(owner)] = any(module is model for _, module in modules_of(owner))
+            if contains[id(owner)]:
+                yield owner, frame.f_locals
         frame = frame.f_back
-    return found
+
+
+def _whole(model: torch.nn.Module) -> torch.nn.Module:
+    """The model of which ``model`` is a part: the innermost on the call stack with all parameters that train.
+
+    A wrapper of a model, as for several processes, has no other ones than the model has.
+    """
+    candidates = list(dict.fromkeys([model, *(module for module, _ in calls_around(model))]))
+    trained = [{id(item) for _, item in parameters_of(module) if item.requires_grad} for module in candidates]
+    return next(module for module, items in zip(candidates, trained, strict=True) if items >= trained[-1])
 
 
 def _by_identity(items: Iterator[tuple[str, Any]]) -> dict[int, list[str]]:

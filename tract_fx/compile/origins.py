@@ -17,7 +17,8 @@ import torch
 from torch.fx import GraphModule, Node
 
 from tract_fx import compat, process_state
-from tract_fx.passes.joint_graph import GraphInput, Role
+from tract_fx.passes.dependence import RANDOM
+from tract_fx.passes.joint_graph import GraphInput, Role, is_condition
 
 __all__ = [
     "Origin",
@@ -37,6 +38,7 @@ FEWEST_TO_PRUNE = 256
 class _Kind(enum.Enum):
     OUTPUT = "output of a compiled graph that depends on a parameter"
     DATA = "output of a compiled graph that depends on none"
+    CONDITION = "output of a compiled graph that depends on conditions alone"
     SIGNAL = "data that requires grad, met in a forward pass"
     PARAMETER = "leaf that functional code uses as a weight"
 
@@ -83,7 +85,7 @@ def note_parameter(tensor: torch.Tensor) -> None:
 
 
 def role_of_value(tensor: torch.Tensor, model: object | None) -> Role:
-    """``ACTIVATION`` or ``DATA``, for an input that no module holds.
+    """``ACTIVATION``, ``CONDITION`` or ``DATA``, for an input that no module holds; its shape is not looked at.
 
     Args:
         tensor: the real tensor.
@@ -92,6 +94,8 @@ def role_of_value(tensor: torch.Tensor, model: object | None) -> Role:
     origin = _origin(tensor)
     computed = origin is not None and origin.kind is _Kind.OUTPUT
     if not tensor.requires_grad:
+        if origin is not None and origin.kind is _Kind.CONDITION:
+            return Role.CONDITION
         carried = origin is not None and computed and model is not None and origin.owner() is model
         return Role.ACTIVATION if carried else Role.DATA
     if computed:
@@ -101,6 +105,8 @@ def role_of_value(tensor: torch.Tensor, model: object | None) -> Role:
     # Checkpointing gives detached copies to the code that it runs again.
     if tensor.is_leaf and compat.is_in_backward_pass():
         return Role.DATA if origin is not None and origin.kind is _Kind.SIGNAL else Role.ACTIVATION
+    if tensor.is_leaf and compat.is_in_later_stage():
+        return Role.ACTIVATION
     if origin is None:
         _note(tensor, _Kind.SIGNAL)
     return Role.DATA
@@ -143,15 +149,15 @@ def guard_roles(
     owner = _nobody if model is None else weakref.ref(model)
     for placeholder, item, value in zip(gm.graph.find_nodes(op="placeholder"), inputs, values, strict=True):
         if value is not None:
-            computed = item.role is Role.ACTIVATION
             matters = torch.is_grad_enabled()  # elsewhere the guard only remembers what it sees
-            compat.add_guard(placeholder, _guard(computed, owner, matters=matters), f"the role of {item.name} in TrAct")
+            guard = _guard(role_of_value(value, model), owner, matters=matters)
+            compat.add_guard(placeholder, guard, f"the role of {item.name} in TrAct")
 
 
-def _guard(computed: bool, owner: Callable[[], object | None], *, matters: bool) -> Callable[[Any], bool]:
+def _guard(role: Role, owner: Callable[[], object | None], *, matters: bool) -> Callable[[Any], bool]:
     def has_same_role(tensor: Any) -> bool:
         found = role_of_value(tensor, owner())
-        return not matters or (found is Role.ACTIVATION) is computed
+        return found is role or not matters
 
     return has_same_role
 
@@ -162,11 +168,13 @@ class Outputs:
 
     Attributes:
         dependent: those that depend on a parameter or an activation.
+        conditions: those that depend on conditions alone.
         data: the others, where code between this graph and another one may get them; else empty.
     """
 
-    dependent: tuple[int, ...]
-    data: tuple[int, ...]
+    dependent: tuple[int, ...] = ()
+    conditions: tuple[int, ...] = ()
+    data: tuple[int, ...] = ()
 
 
 def has_origin(tensor: torch.Tensor) -> bool:
@@ -182,17 +190,21 @@ def recording_outputs(call: Callable[..., Any], outputs: Outputs, model: object 
         outputs: as from :func:`outputs_of`.
         model: the model to which the graph belongs, if it is known.
     """
-    if not (outputs.dependent or outputs.data):
+    kinds = (
+        (_Kind.OUTPUT, outputs.dependent),
+        (_Kind.CONDITION, outputs.conditions),
+        (_Kind.DATA, outputs.data),
+    )
+    noted = [(kind, position) for kind, positions in kinds for position in positions]
+    if not noted:
         return call
     owner = _nobody if model is None else weakref.ref(model)
 
     def recorded(*args: Any) -> Any:
         results = call(*args)
-        for position in outputs.dependent:
-            _note(results[position], _Kind.OUTPUT, owner)
-        for position in outputs.data:
-            if not has_origin(results[position]):
-                _note(results[position], _Kind.DATA, owner)
+        for kind, position in noted:
+            if kind is _Kind.OUTPUT or not has_origin(results[position]):
+                _note(results[position], kind, owner)
         return results
 
     return recorded
@@ -201,19 +213,33 @@ def recording_outputs(call: Callable[..., Any], outputs: Outputs, model: object 
 def outputs_of(gm: GraphModule, inputs: Iterable[GraphInput]) -> Outputs:
     """The outputs of a captured graph that are to be remembered."""
     placeholders = gm.graph.find_nodes(op="placeholder")
-    trainable = (Role.PARAMETER, Role.ACTIVATION)
-    dependent: set[Node] = {node for node, item in zip(placeholders, inputs, strict=True) if item.role in trainable}
-    held = frozenset(placeholders)
+    made: dict[Node, frozenset[Role]] = {
+        node: frozenset((item.role,)) for node, item in zip(placeholders, inputs, strict=True)
+    }
     for node in gm.graph.nodes:
-        if not dependent.isdisjoint(node.all_input_nodes):
-            dependent.add(node)
+        if node not in made:
+            made[node] = _made_of(node, made)
+    held = frozenset(placeholders)
     tensors = [
-        (position, node)
+        (position, made[node])
         for position, node in enumerate(gm.graph.output_node().args[0])
         if isinstance(node, Node) and node not in held and isinstance(node.meta.get("example_value"), torch.Tensor)
     ]
     ended_early = compat.break_reason(gm) is not None
-    return Outputs(
-        tuple(position for position, node in tensors if node in dependent),
-        tuple(position for position, node in tensors if ended_early and node not in dependent),
-    )
+    dependent, conditions, data = [], [], []
+    for position, roles in tensors:
+        if not roles.isdisjoint((Role.PARAMETER, Role.ACTIVATION)):
+            dependent.append(position)
+        elif Role.CONDITION in roles and Role.DATA not in roles:
+            conditions.append(position)
+        elif ended_early:
+            data.append(position)
+    return Outputs(tuple(dependent), tuple(conditions), tuple(data))
+
+
+def _made_of(node: Node, made: dict[Node, frozenset[Role]]) -> frozenset[Role]:
+    """The roles of the inputs, and of random numbers, from which a node computes its value."""
+    value = node.meta.get("example_value")
+    if getattr(node.target, "__name__", "") in RANDOM and isinstance(value, torch.Tensor):
+        return frozenset((Role.CONDITION if is_condition(value) else Role.DATA,))
+    return frozenset().union(*(made.get(operand, frozenset()) for operand in node.all_input_nodes))
