@@ -211,11 +211,34 @@ def accuracy(case: Case, x: Tensor, labels: Tensor, lam: float | None) -> list[f
 
 def train(case: Case, x: Tensor, labels: Tensor, lam: float | None, rate: float, seed: int) -> float:
     """Test accuracy after the last step."""
+    fitted = fit(case, x, labels, lam, rate, seed)
+    return right(fitted.model, fitted.test)
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """A network after the last step.
+
+    Attributes:
+        model: the network.
+        start: weight that its first layer began with.
+        train, test: the examples that it was trained on, and others.
+    """
+
+    model: nn.Module
+    start: Tensor
+    train: Data
+    test: Data
+
+
+def fit(case: Case, x: Tensor, labels: Tensor, lam: float | None, rate: float, seed: int) -> Fitted:
+    """Train a network."""
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(x), generator=generator)
     x, labels, trained = x[order], labels[order], 3 * len(x) // 4
     torch.manual_seed(seed)
     model = case.network(x.shape[1:], int(labels.max()) + 1)
+    start = model[0].weight.detach().clone()
     if lam is not None:
         tract_fx.TrAct(model[0], lam=lam)
     optimizer = torch.optim.AdamW(model.parameters(), rate)
@@ -225,10 +248,15 @@ def train(case: Case, x: Tensor, labels: Tensor, lam: float | None, rate: float,
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    model.eval()
-    with torch.no_grad():
-        tested = slice(trained, trained + MOST_TESTED)
-        return 100 * (model(x[tested]).argmax(1) == labels[tested]).double().mean().item()
+    tested = slice(trained, trained + MOST_TESTED)
+    return Fitted(model.eval(), start, (x[:trained], labels[:trained]), (x[tested], labels[tested]))
+
+
+@torch.no_grad()
+def right(model: nn.Module, data: Data) -> float:
+    """Share of examples that are classified right, in per cent."""
+    x, labels = data
+    return 100 * (model(x).argmax(1) == labels).double().mean().item()
 
 
 if __name__ == "__main__":

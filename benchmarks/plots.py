@@ -16,7 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from benchmarks.convergence.figures import draw as draw_convergence
-from benchmarks.convergence.tables import all_results
+from benchmarks.convergence.summary import all_results
 from benchmarks.report import RESULTS, lines
 
 # Okabe and Ito's palette, and a marker each, so that colour is not all that tells the sides apart.

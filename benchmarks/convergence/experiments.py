@@ -18,6 +18,8 @@ SCALES = ("standardised", "symmetric", "unit", "raw")
 SCALE_SIDES = (*SIDES, "tract-relative")
 LATE = ("tract", "tract-first-third", "tract-first-half", "tract-rising")
 HABITS = ("no-decay", "clip")
+BATCH_FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
+ACCUMULATED = ("plain-4", "tract-4-local")
 STRONG = ("none", "mixup", "randaugment", "erasing", "all")
 NOISES = (0.0, 0.3)
 RATES = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -152,6 +154,23 @@ def habits(size: Size, seed: int) -> Iterable[Run]:
             yield dataclasses.replace(run, method=method)
 
 
+def batch(size: Size, seed: int) -> Iterable[Run]:
+    """Batches of other sizes, and the largest accumulated from four of the ordinary one.
+
+    The learning rate is proportional to the batch, as is usual for SGD (arXiv 1706.02677).
+    """
+    for factor in BATCH_FACTORS:
+        for method in SIDES:
+            yield with_batch(Run("resnet", "sgd", size.budgets[0], method, seed), size, factor)
+    for method in ACCUMULATED:
+        yield with_batch(Run("resnet", "sgd", size.budgets[0], method, seed), size, BATCH_FACTORS[-1])
+
+
+def with_batch(run: Run, size: Size, factor: float) -> Run:
+    """The run with a batch that is so many times that of the size, and with the learning rate that goes with it."""
+    return run if factor == 1 else dataclasses.replace(run, batch=round(factor * size.batch), rate=factor)
+
+
 EXPERIMENTS = {
     "speedup": Experiment("In how many epochs does TrAct reach the accuracy of plain training?", speedup),
     "lambda": Experiment("How does accuracy depend on lam, and does that depend on the width?", lam),
@@ -161,6 +180,7 @@ EXPERIMENTS = {
     "many": Experiment("In how many architectures does TrAct win?", many),
     "late": Experiment("Does TrAct harm late in a training?", late),
     "habits": Experiment("Do weight decay and clipping change what TrAct gains?", habits),
+    "batch": Experiment("Does what TrAct gains depend on the batch, and on accumulating it?", batch),
     "whitening": Experiment("Why does whitening gain more, and what does TrAct leave?", whitening),
     "rates": Experiment("Is it only a matter of the learning rate?", rates),
 }

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from benchmarks.convergence import words
+from benchmarks.convergence.comparisons import found
 from benchmarks.convergence.experiments import NOISES, ONE_EACH, SETTINGS, SIDES, WHITENING_LAMS
 from benchmarks.convergence.inputs import CONTRASTS
 from benchmarks.convergence.runs import Run
-from benchmarks.convergence.summary import Results
-from benchmarks.convergence.tables import title_of
+from benchmarks.convergence.summary import Results, needs
+from benchmarks.convergence.words import title_of
 
 __all__ = ["draw"]
 
@@ -125,7 +127,71 @@ def whitening(results: Results) -> Figure | None:
     return _finish(figure, panels, below=True)
 
 
-PICTURES = {"speedup": speedup, "lambda": lam, "contrast": contrast, "whitening": whitening}
+def time(results: Results) -> Figure | None:
+    """Final accuracy against the processor time of a whole training; a dot for each seed, a line through the means."""
+    settings = [(setting, rows) for setting in SETTINGS if (rows := needs(results, *setting))]
+    if not settings:
+        return None
+    figure, panels = _panels(len(settings), "final accuracy against the time of a training")
+    for axes, (setting, rows) in zip(panels, settings, strict=True):
+        for side in SIDES:
+            places = [need.epochs * (need.tract_seconds if side == "tract" else need.plain_seconds) for need in rows]
+            _line(axes, side, places, [need.tract if side == "tract" else need.plain for need in rows])
+        axes.set_xscale("log", base=2)
+        ticks = [need.epochs * need.plain_seconds for need in rows]
+        axes.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks])
+        axes.minorticks_off()
+        axes.set_xlabel("seconds of one processor core" if not _on_gpu(results) else "seconds")
+        axes.set_title(title_of(results, *setting), loc="left", fontsize=10)
+    return _finish(figure, panels)
+
+
+def _on_gpu(results: Results) -> bool:
+    return any("gpu" in result.environment for result in results)
+
+
+def differences(question: str, title: str) -> Callable[[Results], Figure | None]:
+    """A picture of all comparisons of a question: a dot for each seed, and the mean."""
+
+    def drawn(results: Results) -> Figure | None:
+        items = found(question, [results])
+        if not items:
+            return None
+        figure = Figure(figsize=(7.5, 1.3 + 0.27 * len(items)), dpi=110, layout="constrained")
+        FigureCanvasAgg(figure)
+        figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+        axes = figure.subplots()
+        axes.axvline(0, color="black", linewidth=0.8)
+        for row, item in enumerate(items):
+            before, after = words.accuracies(item.pairs)
+            values = [100 * (b - a) for a, b in zip(before, after, strict=True)]
+            color = STYLES["tract" if words.is_clear(item.pairs) else "whitened-start"][0]
+            axes.plot(values, [row] * len(values), "o", color=color, markersize=3, alpha=0.6)
+            axes.plot([statistics.fmean(values)], [row], "D" if len(values) > 1 else "o", color=color, markersize=5)
+        names = [f"{item.network}: {item.comparison.title.replace('`', '')}" for item in items]
+        axes.set_yticks(range(len(items)), names, fontsize=8)
+        axes.invert_yaxis()
+        axes.set_xlabel("points over plain training; in colour where the seeds show a difference")
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+        axes.grid(alpha=0.3)
+        return figure
+
+    return drawn
+
+
+PICTURES: dict[str, Callable[[Results], Figure | None]] = {
+    "speedup": speedup,
+    "time": time,
+    "lambda": lam,
+    "contrast": contrast,
+    "inputs": differences("inputs", "What TrAct gains by input and augmentation"),
+    "ablations": differences("ablations", "What else could be done to a first layer"),
+    "whitening": whitening,
+    "harm": differences("harm", "Parts of a training, habits, batches"),
+    "many": differences("many", "What TrAct gains by architecture"),
+    "rates": differences("rates", "What TrAct gains by learning rate"),
+}
 
 
 def _pairs(results: Results, setting: tuple[str, str], budget: int) -> object:

@@ -31,7 +31,7 @@ class Method:
         until: share of the training after which the pass is off.
         rising: whether ``lam`` goes from half of its value to twice of it by ``CosineLam``.
         wrapper: what replaces the first layer.
-        parts: a batch is run in so many parts whose gradients are averaged, as by so many processes.
+        parts: a batch is run in so many parts whose gradients are averaged, as by so many processes or by accumulation.
         covariance: where a gradient is preconditioned outside of the pass: ``"batch"``, by the covariance of the whole
             batch, ``"running"``, by an exponential average over the steps, or ``"dataset"``, by that of all training
             images, computed once.
@@ -71,6 +71,8 @@ METHODS = {
     "tract-8-local": Method(tract=True, parts=8),
     "tract-8-shared": Method(parts=8, covariance="batch"),
     "plain-8": Method(parts=8),
+    "plain-4": Method(parts=4),
+    "tract-4-local": Method(tract=True, parts=4),
     "tract-first-half": Method(tract=True, until=1 / 2),
     "tract-rising": Method(tract=True, rising=True),
     "tract-relative": Method(covariance="batch", relative=True),

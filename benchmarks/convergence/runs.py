@@ -27,6 +27,7 @@ class Run:
         augmentation: a name in `augmentation.AUGMENTATIONS`.
         noise: standard deviation of the noise that is added to every image, in units of a standardised image; only for
             inputs of planted contrast.
+        batch: images in a step; 0 for the batch of the size.
     """
 
     network: str
@@ -40,6 +41,7 @@ class Run:
     inputs: str = "standardised"
     augmentation: str = "crop-flip"
     noise: float = 0.0
+    batch: int = 0
 
     @property
     def name(self) -> str:
@@ -52,5 +54,5 @@ class Run:
         return "_".join([*parts, f"seed{self.seed}"])
 
     def record(self) -> dict[str, Any]:
-        """All fields, for the first line of the run's file."""
-        return dataclasses.asdict(self)
+        """All fields for the run's file, but for a batch that is that of the size: older files do not have it."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if name != "batch" or value}

@@ -16,7 +16,19 @@ from benchmarks.convergence.runs import Run
 from benchmarks.convergence.sizes import SIZES
 from tract_fx.tools.training.journal import read
 
-__all__ = ["RESULTS", "Need", "Result", "Results", "epochs_to_reach", "load_results", "mean_and_deviation", "needs"]
+__all__ = [
+    "RESULTS",
+    "Need",
+    "Result",
+    "Results",
+    "accuracy_after",
+    "all_results",
+    "best_known",
+    "epochs_to_reach",
+    "load_results",
+    "mean_and_deviation",
+    "needs",
+]
 
 RESULTS = Path(__file__).parents[1] / "results" / "convergence"
 
@@ -29,8 +41,9 @@ class Result:
         run: which one.
         accuracy: share of the test images that the trained network gets right.
         by_contrast: the same for each planted contrast, empty where none was planted.
-        epoch_seconds: median over its epochs but the first, which may compile: processor time on a CPU, whose clock
-            would also count what else ran there, the clock on a GPU. None for a single epoch.
+        epoch_seconds: the fastest of its epochs but the first, which may compile: processor time on a CPU, whose clock
+            would also count what else ran there, the clock on a GPU. The fastest, because what shares caches and memory
+            with a run makes epochs slower and never faster. None for a single epoch.
         images: what the file says of them.
         environment: versions and hardware.
     """
@@ -83,6 +96,11 @@ def load_results(size: str, folder: Path = RESULTS) -> Results:
     return Results(size, [result for result in found if result is not None])
 
 
+def all_results() -> list[Results]:
+    """Of every size that there is anything of."""
+    return [results for results in map(load_results, SIZES) if results]
+
+
 def result_of(lines: Sequence[Mapping[str, Any]]) -> Result | None:
     """What a run's file says, None while it is not finished."""
     if not lines[-1].get("finished") or lines[0]["steps"] is not None:
@@ -94,7 +112,7 @@ def result_of(lines: Sequence[Mapping[str, Any]]) -> Result | None:
         Run(**first["run"]),
         epochs[-1]["accuracy"],
         tuple(epochs[-1].get("by_contrast", ())),
-        statistics.median(later) if later else None,
+        min(later) if later else None,
         first["images"],
         first["environment"],
     )
@@ -118,51 +136,100 @@ def epochs_to_reach(target: float, budgets: Sequence[int], accuracies: Sequence[
     return math.inf
 
 
+def accuracy_after(epochs: float, budgets: Sequence[int], accuracies: Sequence[float]) -> float:
+    """Accuracy of a training of so many epochs, linear in their logarithm; not a number below the smallest budget."""
+    for low, high, below, above in zip(budgets, budgets[1:], accuracies, accuracies[1:], strict=False):
+        if low <= epochs <= high:
+            return below + (above - below) * math.log(epochs / low) / math.log(high / low)
+    return math.nan
+
+
 @dataclasses.dataclass(frozen=True)
 class Need:
     """What TrAct needs for plain training's accuracy at a budget, seed by seed.
 
     Attributes:
         epochs: the plain budget.
-        plain, tract: final accuracies at that budget, one for each seed.
+        pairs: plain and TrAct's result at that budget for each seed.
         epochs_needed: of TrAct, see `epochs_to_reach`.
         at_most: for each seed, whether ``epochs_needed`` is only a bound.
-        seconds: time of an epoch with TrAct as a share of a plain one.
+        in_time: accuracies of TrAct in the time of the plain training, see `accuracy_after`.
+        plain_seconds, tract_seconds: of an epoch, the fastest of all budgets and seeds.
     """
 
     epochs: int
-    plain: tuple[float, ...]
-    tract: tuple[float, ...]
+    pairs: tuple[tuple[Result, Result], ...]
     epochs_needed: tuple[float, ...]
     at_most: tuple[bool, ...]
-    seconds: float
+    in_time: tuple[float, ...]
+    plain_seconds: float
+    tract_seconds: float
+
+    @property
+    def ratio(self) -> float:
+        """Time of an epoch with TrAct as a share of a plain one."""
+        return self.tract_seconds / self.plain_seconds
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether no seed has a smaller budget with TrAct that is not enough: what TrAct needs is not known then."""
+        return all(self.at_most) and all(epochs == self.epochs for epochs in self.epochs_needed)
+
+    @property
+    def plain(self) -> tuple[float, ...]:
+        """Final accuracies of plain training."""
+        return tuple(plain.accuracy for plain, _ in self.pairs)
+
+    @property
+    def tract(self) -> tuple[float, ...]:
+        """Final accuracies of TrAct."""
+        return tuple(tract.accuracy for _, tract in self.pairs)
 
 
 def needs(results: Results, network: str, optimizer: str) -> list[Need]:
-    """For each budget of a setting; empty where a budget was not run."""
+    """For each budget of a setting that both sides were trained with; a seed is compared over the budgets that it has."""
     budgets = results.size.budgets
-    plain, tract = ([Run(network, optimizer, budget, method, 0) for budget in budgets] for method in ("plain", "tract"))
-    seeds = results.matched(*plain, *tract)
-    rows = []
-    for place, budget in enumerate(budgets) if seeds else ():
-        targets = [found[place].accuracy for found in seeds]
-        curves = [[result.accuracy for result in found[len(budgets) :]] for found in seeds]
-        needed = [epochs_to_reach(target, budgets, curve) for target, curve in zip(targets, curves, strict=True)]
-        rows.append(
-            Need(
-                budget,
-                tuple(targets),
-                tuple(curve[place] for curve in curves),
-                tuple(needed),
-                tuple(epochs == budgets[0] for epochs in needed),
-                statistics.median(
-                    tract.epoch_seconds / plain.epoch_seconds
-                    for found in seeds
-                    for plain, tract in zip(found[: len(budgets)], found[len(budgets) :], strict=True)
-                ),
-            )
-        )
-    return rows
+    pairs = {budget: results.pairs(Run(network, optimizer, budget, "tract", 0)) for budget in budgets}
+    if not any(pairs.values()):
+        return []
+    seconds = _fastest([pair for found in pairs.values() for pair in found])
+    curves: dict[int, dict[int, float]] = {}
+    for budget, found in pairs.items():
+        for _, tract in found:
+            curves.setdefault(tract.run.seed, {})[budget] = tract.accuracy
+    return [_need(budget, found, curves, seconds) for budget, found in pairs.items() if found]
+
+
+def _fastest(pairs: Sequence[tuple[Result, Result]]) -> tuple[float, float]:
+    """Fastest epoch of each side, on the processor that most pairs were run on: budgets and seeds take the same steps."""
+    on = [tuple(result.environment.get("cpu") for result in pair) for pair in pairs]
+    most = statistics.mode(both for both in on if both[0] == both[1]) if any(a == b for a, b in on) else on[0]
+    chosen = [pair for pair, both in zip(pairs, on, strict=True) if both == most]
+    return tuple(min(side.epoch_seconds or math.nan for side in sides) for sides in zip(*chosen, strict=True))
+
+
+def best_known(found: Sequence[Need]) -> Need | None:
+    """That of the largest budget with three seeds, or with as many as there are."""
+    seeds = min(3, max((len(need.pairs) for need in found), default=0))
+    return max((need for need in found if len(need.pairs) >= seeds), key=lambda need: need.epochs, default=None)
+
+
+def _need(
+    budget: int,
+    pairs: Sequence[tuple[Result, Result]],
+    curves: Mapping[int, Mapping[int, float]],
+    seconds: tuple[float, float],
+) -> Need:
+    own = [(plain, list(curves[plain.run.seed]), list(curves[plain.run.seed].values())) for plain, _ in pairs]
+    needed = [epochs_to_reach(plain.accuracy, *curve) for plain, *curve in own]
+    return Need(
+        budget,
+        tuple(pairs),
+        tuple(needed),
+        tuple(epochs == budgets[0] for epochs, (_, budgets, _) in zip(needed, own, strict=True)),
+        tuple(accuracy_after(budget * seconds[0] / seconds[1], *curve) for _, *curve in own),
+        *seconds,
+    )
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:

@@ -43,12 +43,13 @@ class Training(TrainingLoop):
     """
 
     def __init__(self, run: Run, size: Size, images: Images, steps: int | None = None) -> None:
-        if len(images.train) < size.batch:
-            raise ImageError(f"{len(images.train)} training images, fewer than the {size.batch} of a batch")
+        self.batch = run.batch or size.batch
+        if len(images.train) < self.batch:
+            raise ImageError(f"{len(images.train)} training images, fewer than the {self.batch} of a batch")
         self.run, self.size, self.images = run, size, images
         self.method = METHODS[run.method]
         self.train_inputs, self.test_inputs = images.inputs(run.inputs, run.noise)
-        self.steps_per_epoch = len(images.train) // size.batch
+        self.steps_per_epoch = len(images.train) // self.batch
         self.trainee = self._fresh_trainee()
         covariance = self._covariance()
         self._set_start(covariance)
@@ -128,7 +129,7 @@ class Training(TrainingLoop):
     def _fresh_trainee(self) -> Trainee:
         run, size = self.run, self.size
         build = BUILDERS.get(run.network) or size.networks[run.network]
-        part = size.batch // self.method.parts
+        part = self.batch // self.method.parts
         shared = trainee(
             build,
             self.images.classes,
@@ -175,7 +176,7 @@ class Training(TrainingLoop):
         """Full batches of one epoch, as the network reads them, with one-hot or mixed targets."""
         kind = AUGMENTATIONS[self.run.augmentation]
         order = torch.randperm(len(self.images.train), generator=generator).to(self.device)
-        for chosen in order.split(self.size.batch)[: self.steps_per_epoch]:
+        for chosen in order.split(self.batch)[: self.steps_per_epoch]:
             if self.done == self.limit:
                 return
             x = self.train_inputs.images[chosen]

@@ -82,7 +82,7 @@ def _identity(run: Run, size: Size, images: Images, steps: int | None) -> dict:
     return {
         "run": run.record(),
         "size": size.name,
-        "batch": size.batch,
+        "batch": run.batch or size.batch,
         **rate,
         "images": images.record(),
         "steps": steps,

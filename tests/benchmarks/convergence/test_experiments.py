@@ -17,7 +17,12 @@ ONLY = {"many": ["vgg"], "lambda": ["width"], "rates": ["resnet_sgd"], "ablation
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_two_steps_of_every_run(name: str, tiny: Size, image_folder: Path, tmp_path: Path) -> None:
+def test_two_steps_of_every_run(
+    name: str, tiny: Size, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if name == "batch":  # four of these are less than all images
+        tiny = dataclasses.replace(tiny, batch=4)
+        monkeypatch.setitem(SIZES, "small", tiny)
     arguments = [name, "--data", str(image_folder), "--out", str(tmp_path), "--seeds", "0", "--steps", "2"]
     arguments += ["--device", "cpu", "--only", *ONLY.get(name, [""])]
     assert main(arguments) == 0
@@ -31,6 +36,7 @@ def test_two_steps_of_every_run(name: str, tiny: Size, image_folder: Path, tmp_p
     for run in runs:
         first, *epochs, last = files[run.name]
         assert first["run"] == run.record()
+        assert first["batch"] == (run.batch or tiny.batch)
         assert last["finished"]
         assert last["steps"] == 2
         # What the pass has rewritten, in the very runs that say so.

@@ -6,13 +6,23 @@ import math
 from pathlib import Path
 
 import pytest
+import scipy.stats
 
-from benchmarks.convergence import figures, tables
-from benchmarks.convergence.experiments import EXPERIMENTS
+from benchmarks.convergence import answers, coverage, figures, tables, words
+from benchmarks.convergence.experiments import EXPERIMENTS, with_batch
 from benchmarks.convergence.inputs import CONTRASTS
 from benchmarks.convergence.runs import Run
 from benchmarks.convergence.sizes import SIZES
-from benchmarks.convergence.summary import Results, epochs_to_reach, load_results, mean_and_deviation, needs, result_of
+from benchmarks.convergence.summary import (
+    Results,
+    accuracy_after,
+    best_known,
+    epochs_to_reach,
+    load_results,
+    mean_and_deviation,
+    needs,
+    result_of,
+)
 
 SMALL = SIZES["small"]
 
@@ -26,6 +36,15 @@ def test_epochs_between_budgets_are_linear_in_the_logarithm() -> None:
     assert epochs_to_reach(0.6, budgets, (0.5, 0.4, 0.6)) == pytest.approx(16), (
         "an accuracy that falls again counts later"
     )
+
+
+def test_accuracy_between_budgets_is_what_epochs_to_reach_inverts() -> None:
+    budgets, accuracies = (4, 8, 16), (0.5, 0.6, 0.7)
+    for accuracy in (0.5, 0.53, 0.6, 0.68, 0.7):
+        assert accuracy_after(epochs_to_reach(accuracy, budgets, accuracies), budgets, accuracies) == pytest.approx(
+            accuracy
+        )
+    assert math.isnan(accuracy_after(3.9, budgets, accuracies))
 
 
 def write(folder: Path, run: Run, accuracy: float, seconds: float = 2.0, **more: object) -> None:
@@ -62,7 +81,9 @@ def test_what_tract_needs(results: Results) -> None:
     assert first.at_most == (True, True)
     assert second.epochs_needed == pytest.approx((3, 3))
     assert third.epochs_needed == pytest.approx((6, 6))
-    assert third.seconds == pytest.approx(1.5)
+    assert third.ratio == pytest.approx(1.5)
+    assert third.in_time == pytest.approx([0.8 - 0.1 * math.log2(1.5) + 0.02 * seed for seed in (0, 1)])
+    assert all(map(math.isnan, first.in_time)), "a shorter training than the smallest budget is not known"
     assert needs(results, "vit", "adam") == []
 
 
@@ -70,11 +91,11 @@ def test_the_first_epoch_which_compiles_does_not_count() -> None:
     first = {"run": Run("vit", "adam", 3, "plain", 0).record(), "steps": None, "images": {}, "environment": {}}
     epochs = [{"epoch": 1 + place, "processor_seconds": seconds} for place, seconds in enumerate((100.0, 1.0, 3.0))]
     epochs[-1]["accuracy"] = 0.5
-    assert result_of([first, *epochs, {"finished": True}]).epoch_seconds == 2.0
+    assert result_of([first, *epochs, {"finished": True}]).epoch_seconds == 1.0
     first["environment"] = {"gpu": "one"}
     for line in epochs:
         line["seconds"] = 2 * line["processor_seconds"]
-    assert result_of([first, *epochs, {"finished": True}]).epoch_seconds == 4.0, "by the clock on a GPU"
+    assert result_of([first, *epochs, {"finished": True}]).epoch_seconds == 2.0, "by the clock on a GPU"
 
 
 def test_a_run_that_has_just_begun_is_no_result() -> None:
@@ -86,8 +107,40 @@ def test_a_run_that_has_just_begun_is_no_result() -> None:
 
 def test_the_table_of_speed(results: Results) -> None:
     last = tables.speedup().splitlines()[-1]
-    assert last == "| small ResNet, SGD | 12 | 2 | 71.0 ± 1.4 % | 81.0 ± 1.4 % | +10.0 ± 0.0 | 6.0 | 0.75 |"
-    assert "0.50 of the epochs for the small ResNet, SGD (+10.0 points at 12 epochs)" in tables.summary()
+    assert last == "| small ResNet, SGD | 12 | 2 | 71.0 ± 1.4 % | 81.0 ± 1.4 % | **+10.0 ± 0.0** | 6.0 |"
+    last = tables.time().splitlines()[-1]
+    assert last == "| small ResNet, SGD | 12 | 24 s | 36 s | +10.0 ± 0.0 | +4.2 ± 0.0 | 0.75 |"
+    words = (
+        "small ResNet, SGD +10.0 ± 0.0 points in 12 epochs (plain training's accuracy after 0.50 of its epochs, 0.75 of"
+    )
+    assert words in answers.in_short([results])
+    assert "+17" not in answers.time([results])
+    assert "an epoch takes +50 %" in answers.time([results])
+
+
+def test_a_seed_is_compared_over_the_budgets_that_it_has(
+    tmp_path: Path, results: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One more seed with the smallest budget alone: a pair more there, and nothing known of what it needs."""
+    write(tmp_path, Run("resnet", "sgd", 3, "plain", 2), 0.5)
+    write(tmp_path, Run("resnet", "sgd", 3, "tract", 2), 0.6)
+    found = load_results("small", tmp_path)
+    monkeypatch.setattr(tables, "all_results", lambda: [found])
+    first, second, third = needs(found, "resnet", "sgd")
+    assert [len(need.pairs) for need in (first, second, third)] == [3, 2, 2]
+    assert third.epochs_needed == pytest.approx((6, 6))
+    assert first.is_bound
+    assert not third.is_bound
+    assert best_known([first, second, third]) is first, "three seeds before a larger budget"
+    assert best_known([second, third]) is third
+    assert best_known([]) is None
+    assert tables.readme().splitlines()[-1].startswith("| small ResNet, SGD | 3 | 3 |")
+
+
+def test_times_are_compared_on_one_processor(tmp_path: Path, results: Results) -> None:
+    for path in (tmp_path / "small").glob("*_tract_seed1.jsonl"):
+        path.write_text(path.read_text().replace("a processor", "another").replace("3.0", "0.5"))
+    assert needs(load_results("small", tmp_path), "resnet", "sgd")[0].ratio == pytest.approx(1.5)
 
 
 def test_the_summary_says_where_there_is_no_gain(
@@ -98,16 +151,16 @@ def test_the_summary_says_where_there_is_no_gain(
         write(tmp_path, Run("vit", "adam", budget, "tract", 0), 0.4)
     found = load_results("small", tmp_path)
     monkeypatch.setattr(tables, "all_results", lambda: [found])
-    assert (
-        "did not have it sooner with every seed for the small ViT, Adam (-10.0 points at 12 epochs)" in tables.summary()
-    )
-    assert tables.speedup().splitlines()[-1].endswith("| -10.0 | more | more |")
+    short = answers.in_short([found])
+    assert "**No gain that the seeds show:** small ViT, Adam -10.0 points in 12 epochs." in short
+    assert "small ViT, Adam: -10.0 at 3, -10.0 at 6 and -10.0 at 12 epochs (but not" in answers.speedup([found])
+    assert tables.speedup().splitlines()[-1].endswith("| -10.0 | more |")
 
 
 def test_the_table_of_lam_has_a_cell_for_what_was_run(results: Results) -> None:
     row = tables.lam().splitlines()[-1].split(" | ")
     heads = tables.lam().splitlines()[0].split(" | ")
-    assert row[heads.index("0.1")] == "+10.0 ± 0.0"
+    assert row[heads.index("0.1")] == "**+10.0 ± 0.0**"
     assert row[heads.index("0.4")] == "+5.0", "one seed only, paired with the plain run of that seed"
     assert row[heads.index("0.2")] == "-"
 
@@ -130,15 +183,15 @@ def test_the_parts_of_whitening_are_compared_with_plain_training_of_their_budget
     monkeypatch.setattr(tables, "all_results", lambda: [found])
     rows = tables.whitening().splitlines()
     assert rows[2].startswith("| 12 | 71.0 ± 1.4 % | TrAct |")
-    assert rows[2].endswith("| +10.0 ± 0.0 (2) | - | - | - |")
+    assert rows[2].endswith("| **+10.0 ± 0.0** (2) | - | - | - |")
     assert rows[3].startswith("| 12 | 71.0 ± 1.4 % | gradient of whitening")
     assert rows[3].endswith("| +2.0 (1) | +5.5 ± 0.7 (2) | - | - |")
-    rows = tables.whitened_inputs().splitlines()
-    assert "| 12 | images whitened by a 9x9 filter, plain | 1 | 72.0 % | 74.0 % | +2.0 |" in rows
-    assert "| 12 | first layer frozen, random | 1 | 72.0 % | 70.0 % | -2.0 |" in rows
-    assert tables.whitening_answer() == (
+    rows = tables.differences("whitened_inputs", "first layer", "plain", "accuracy").splitlines()
+    assert "| small ResNet, SGD | plain on images whitened by a 9x9 filter | 1 | 72.0 % | 74.0 % | +2.0 |" in rows
+    assert "| small ResNet, SGD | first layer frozen at random filters | 1 | 72.0 % | 70.0 % | -2.0 |" in rows
+    assert answers.whitening([found]) == (
         "After 12 epochs, in points over plain training: TrAct +10.0 ± 0.0, the gradient of whitening alone +2.0, "
-        "by a 9x9 filter +2.0.\n"
+        "by a 9x9 filter +2.0, a first layer frozen at random filters -2.0.\n"
     )
     figures.draw(found, tmp_path)
     assert (tmp_path / "convergence_small_whitening.png").exists()
@@ -154,21 +207,36 @@ def test_tables_of_scales_of_late_training_and_of_habits(
         write(tmp_path, Run("resnet", "sgd", 12, method, 0), accuracy)
     found = load_results("small", tmp_path)
     monkeypatch.setattr(tables, "all_results", lambda: [found])
-    assert "| small ResNet, SGD | raw | 1 | 50.0 % | -10.0 | +10.0 |" in tables.scales()
-    assert "| small ResNet, SGD | 12 | TrAct in the first half only | 1 | 70.0 % | 73.0 % | +3.0 |" in tables.late()
-    assert tables.habits().splitlines()[2:] == [
-        "| small ResNet, SGD | 12 | gradients clipped to norm 1 | 1 | 60.0 % | 65.0 % | +5.0 |",
-        "| small ResNet, SGD | 12 | neither | 2 | 71.0 ± 1.4 % | 81.0 ± 1.4 % | +10.0 ± 0.0 |",
+    rows = tables.differences("inputs", "input", "plain", "TrAct").splitlines()
+    assert rows[-2:] == [
+        "| small ResNet, SGD | 0..255 with absolute `lam` | 1 | 50.0 % | 40.0 % | -10.0 |",
+        "| small ResNet, SGD | 0..255 with relative `lam` | 1 | 50.0 % | 60.0 % | +10.0 |",
     ]
+    write(tmp_path, with_batch(Run("resnet", "sgd", 3, "plain-4", 0), SMALL, 4), 0.5)
+    write(tmp_path, with_batch(Run("resnet", "sgd", 3, "tract-4-local", 0), SMALL, 4), 0.4)
+    found = load_results("small", tmp_path)
+    rows = tables.differences("harm", "", "plain", "TrAct").splitlines()
+    assert rows[2:] == [
+        "| small ResNet, SGD | 12 | TrAct | 2 | 71.0 ± 1.4 % | 81.0 ± 1.4 % | **+10.0 ± 0.0** |",
+        "| small ResNet, SGD | 12 | TrAct in the first half only | 1 | 70.0 % | 73.0 % | +3.0 |",
+        "| small ResNet, SGD | 12 | gradients clipped to norm 1 | 1 | 60.0 % | 65.0 % | +5.0 |",
+        "| small ResNet, SGD | 3 | batch 128 | 2 | 51.0 ± 1.4 % | 61.0 ± 1.4 % | **+10.0 ± 0.0** |",
+        "| small ResNet, SGD | 3 | batch 512 accumulated from 4 of 128 | 1 | 50.0 % | 40.0 % | -10.0 |",
+    ]
+    assert answers.sorted_out("late")([found]) == (
+        "small ResNet, SGD: a gain with TrAct (+10.0 ± 0.0); one seed only with TrAct in the first half only (+3.0).\n"
+    )
 
 
 def test_every_table_and_picture_can_be_made(results: Results, tmp_path: Path) -> None:
     assert all(render().strip() for render in tables.TABLES.values())
     assert f"{len(list(results))} runs on a processor with torch 2.15" in tables.conditions()
-    assert tables.many() == "Not run yet.\n"
+    assert tables.TABLES["convergence_many"]() == "Not run yet.\n"
+    assert tables.TABLES["convergence_many_answer"]() == "Not run yet.\n"
+    assert tables.TABLES["convergence_ablations"]() == "Not run yet.\n", "TrAct as everywhere answers no other question"
     figures.draw(results, tmp_path)
     drawn = {path.name for path in tmp_path.glob("*.png")}
-    assert drawn == {f"convergence_small_{name}.png" for name in ("speedup", "lambda", "contrast")}
+    assert drawn == {f"convergence_small_{name}.png" for name in ("speedup", "time", "lambda", "contrast")}
 
 
 def test_a_picture_leaves_out_a_budget_that_was_not_run(tmp_path: Path) -> None:
@@ -187,7 +255,7 @@ def test_every_run_of_every_experiment_has_a_file_of_its_own() -> None:
 def test_names_change_with_every_field() -> None:
     run = Run("resnet", "sgd", 3, "tract", 0)
     changes = {"network": "vit", "optimizer": "adam", "epochs": 6, "method": "plain", "seed": 1, "lam": 0.2, "width": 2.0,
-               "rate": 4.0, "inputs": "raw", "augmentation": "none", "noise": 0.3}  # fmt: skip
+               "rate": 4.0, "inputs": "raw", "augmentation": "none", "noise": 0.3, "batch": 64}  # fmt: skip
     assert set(changes) == {field.name for field in dataclasses.fields(Run)}
     names = {dataclasses.replace(run, **{key: value}).name for key, value in changes.items()}
     assert len(names | {run.name}) == len(changes) + 1
@@ -197,3 +265,48 @@ def test_a_single_value_has_no_deviation() -> None:
     mean, deviation = mean_and_deviation([0.4])
     assert mean == 0.4
     assert math.isnan(deviation)
+
+
+def pairs_of(tmp_path: Path, differences: list[float], plain: float = 0.5) -> list:
+    for seed, difference in enumerate(differences):
+        write(tmp_path, Run("resnet", "sgd", 3, "plain", seed), plain + 0.01 * seed)
+        write(tmp_path, Run("resnet", "sgd", 3, "tract", seed), plain + 0.01 * seed + difference)
+    return load_results("small", tmp_path).pairs(Run("resnet", "sgd", 3, "tract", 0))
+
+
+@pytest.mark.parametrize("differences", [[0.02, 0.03, 0.022], [0.02, 0.05, 0.01], [-0.02, -0.03, -0.022], [0.02]])
+def test_a_difference_is_clear_where_students_test_says_so(differences: list[float], tmp_path: Path) -> None:
+    pairs = pairs_of(tmp_path, differences)
+    expected = len(differences) > 1 and bool(scipy.stats.ttest_1samp(differences, 0).pvalue < 0.05)
+    assert words.is_clear(pairs) == expected
+    assert words.is_gain(pairs) == (expected and sum(differences) > 0)
+    assert words.is_loss(pairs) == (expected and sum(differences) < 0)
+    assert words.marked(pairs).startswith("**") == expected
+
+
+def test_the_sign_test() -> None:
+    for wins, of in ((0, 5), (3, 5), (9, 14), (14, 14), (7, 14)):
+        assert answers.sign_test(wins, of) == pytest.approx(scipy.stats.binomtest(wins, of).pvalue)
+
+
+def test_the_count_of_architectures(tmp_path: Path) -> None:
+    for network, difference in (("vgg", 0.1), ("regnet", -0.02), ("densenet", 0.01)):
+        write(tmp_path, Run(network, "sgd", 3, "plain", 0), 0.5)
+        write(tmp_path, Run(network, "sgd", 3, "tract", 0), 0.5 + difference)
+    answer = answers.many([load_results("small", tmp_path)])
+    assert answer.startswith("TrAct is better in 2 of 3 architectures (sign test, p = 1), by +3.0 ± 6.2 points")
+
+
+def test_what_was_not_run_is_counted(results: Results) -> None:
+    rows = {row.split(" | ")[0]: row for row in coverage.coverage([results]).splitlines()[2:]}
+    assert rows["| `speedup`"] == "| `speedup` | small | 18 | 0 | 6 | 12 | 6 resnet adam, 6 vit adam |"
+    assert rows["| `batch`"].startswith("| `batch` | small | 12 | 0 | 2 | 10 |")
+    assert len(rows) == len(EXPERIMENTS)
+
+
+def test_all_comparisons_are_counted(tmp_path: Path) -> None:
+    pairs_of(tmp_path, [0.02, 0.03, 0.022])
+    short = answers.in_short([load_results("small", tmp_path)])
+    assert (
+        "of 1 with three seeds, in which everything but TrAct is the same, 1 show a gain, 0 a loss, and 0 no" in short
+    )

@@ -8,6 +8,7 @@ import torch
 
 from benchmarks.convergence import data, methods
 from benchmarks.convergence.data import Images
+from benchmarks.convergence.experiments import with_batch
 from benchmarks.convergence.inputs import contrast_groups
 from benchmarks.convergence.runs import Run
 from benchmarks.convergence.sizes import Size
@@ -119,6 +120,22 @@ def test_lam_and_rate_reach_backend_and_optimiser(tiny: Size, images: Images) ->
     training = Training(Run("resnet", "sgd", 1, "tract", 0, lam=0.7, rate=2.0), tiny, images)
     assert training.trainee.backend.lam == 0.7
     assert training.optimizers[0].defaults["lr"] == pytest.approx(2 * tiny.rates["resnet", "sgd"])
+
+
+def test_a_run_with_a_batch_of_its_own(tiny: Size, images: Images) -> None:
+    run = with_batch(Run("resnet", "sgd", 2, "plain", 0), tiny, 1.5)
+    training = Training(run, tiny, images)
+    assert [len(x) for x, _ in training._batches(torch.Generator().manual_seed(0))] == [12, 12]
+    assert training.total == 4
+    assert training.optimizers[0].defaults["lr"] == pytest.approx(1.5 * tiny.rates["resnet", "sgd"])
+
+
+def test_files_from_before_there_were_batches_are_of_the_same_run() -> None:
+    run = Run("resnet", "sgd", 2, "plain", 0)
+    assert "batch" not in run.record()
+    assert Run(**run.record()) == run
+    other = dataclasses.replace(run, batch=64)
+    assert Run(**other.record()) == other
 
 
 def test_a_first_layer_of_its_own_is_in_one_optimiser_only(tiny: Size, images: Images) -> None:
