@@ -18,6 +18,7 @@ from tract_fx.inspect.formatting import human, human_bytes, multiple, percent, s
 from tract_fx.inspect.result import ExplainedGraph, ExplainedLayer, ExplanationResult
 from tract_fx.inspect.views.html import asset, template
 from tract_fx.inspect.views.listing import Block, compare
+from tract_fx.passes.joint_graph import target_of
 from tract_fx.records import LayerRejection, RejectionKind, Severity
 
 __all__ = ["render_frame", "render_html"]
@@ -194,6 +195,25 @@ class _Layer:
             what = neighbourhood(module.graph, self.layer.nodes, self.match.weight, self.match.form, known, after=after)
             drawn.append((side, draw(what, f"{side} the pass: the graph around {self.name}")))
         return drawn
+
+    @property
+    def sums(self) -> str:
+        """How ``G`` is computed, and what became of the plain weight gradient; nothing for the dual form."""
+        if self.match.form != "primal":
+            return ""
+        nodes = [node for node in self.graph.graph_after.graph.nodes if node.op == "call_function"]
+        before = {node.name for node in self.graph.graph_before.graph.nodes}
+        added = {target_of(node) for node in nodes if node.name not in before}
+        if "tract_fx.primal_gradient" in added:
+            return (
+                "G is summed from the operands of the layer, in float32 where an estimate of the error allows it and else "
+                "in float64. It takes the place of the plain weight gradient. Its operations are as many, or twice as "
+                "many where float32 does not do, and are not counted as added."
+            )
+        return (
+            "G is summed in float64 from the operands of the layer, in the place of the plain weight gradient and by as "
+            "many operations, which are not counted as added."
+        )
 
     @property
     def columns(self) -> str:
