@@ -215,6 +215,8 @@ def complaints(found: Compiled, dtype: torch.dtype, config: TileConfig, capabili
         return [*result, *([] if right else [f"matrix instructions {sorted(found.instructions)}"])]
     if dtype == torch.float32 and not Device(1, divmod(capability, 10)).has_fast_float64:
         return [*result, *(["matrix instructions for float32"] if found.instructions else [])]
+    if capability == 100 and not half and not found.instructions:
+        return result  # Triton 3.6 knows none in float64 for it
     inputs = {torch.bfloat16: ".f32.bf16.bf16", torch.float16: ".f32.f16.f16"}.get(dtype, ".f64.f64.f64.f64")
     wide = half and config.block >= 64
     wanted = {90: "wgmma.", 100: "tcgen05."}.get(capability, "mma.") if wide else "mma."

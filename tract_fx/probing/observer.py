@@ -146,9 +146,7 @@ class StreamingObserver:
         """Means of products of two features, ``(groups, n, n)``; None where only those of one batch are known."""
         return None if self._gram is None else (self._gram / sum(self.rows)).cpu()
 
-    def _add(
-        self, seen: Tensor, gradient: Tensor | None, output_gradient: Tensor, geometry: PatchGeometry
-    ) -> None:
+    def _add(self, seen: Tensor, gradient: Tensor | None, output_gradient: Tensor, geometry: PatchGeometry) -> None:
         input, geometry = as_convolution(seen, geometry)
         sums, rows = _sum_of_rows(input, geometry)
         if rows == 0:

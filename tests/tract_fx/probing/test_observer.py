@@ -314,7 +314,9 @@ def test_under_autocast_the_gradient_is_that_of_the_operands(name: str, dtype: t
     found = probe(Weighted(layer, dtype, weights), [x], loss=lambda outputs, _: outputs).layers[0]
     plain = gradient_of(layer, x.to(dtype).double(), weights.to(dtype).double())
     new = layer_gradient(layer, x.to(dtype), weights.to(dtype), LAM)
-    assert found.at_lam.cosine == pytest.approx(nn.functional.cosine_similarity(plain, new.flatten(), 0).item(), rel=1e-6)
+    assert found.at_lam.cosine == pytest.approx(
+        nn.functional.cosine_similarity(plain, new.flatten(), 0).item(), rel=1e-6
+    )
     assert found.at_lam.grown == pytest.approx((new.norm() / plain.norm()).item(), rel=1e-5)
 
 

@@ -31,7 +31,7 @@ Solver: TypeAlias = Callable[[Tensor, Tensor], Solution]
 LARGEST = 64
 # Right-hand sides of a program; and warps, by the rows that it has room for.
 COLUMNS = 16
-WARPS = {16: 1, 32: 1, 64: 4}
+WARPS = {16: 1, 32: 4, 64: 8}
 # Times ``n eps`` and the condition number: by how much both solutions may differ.
 TOLERANCE = 16.0
 

@@ -40,7 +40,9 @@ def system(kernel: int, stride: int, groups: int, pixels: str, outputs: int) -> 
 def closed_form(covariance: Tensor, gradient: Tensor, lam: Tensor | float = LAM) -> Tensor:
     """By elimination with pivots."""
     identity = torch.eye(covariance.shape[-1], dtype=torch.float64)
-    return torch.linalg.solve(covariance + torch.as_tensor(lam, dtype=torch.float64).reshape(-1, 1, 1) * identity, gradient, left=False)
+    return torch.linalg.solve(
+        covariance + torch.as_tensor(lam, dtype=torch.float64).reshape(-1, 1, 1) * identity, gradient, left=False
+    )
 
 
 LAYERS = {
