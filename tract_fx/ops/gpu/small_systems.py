@@ -19,6 +19,7 @@ from torch import Tensor
 from tract_fx.errors import TractWarning
 from tract_fx.ops.gpu.configs import measure
 from tract_fx.ops.gpu.launch import is_triton_usable
+from tract_fx.ops.gpu.verification import is_capturing
 
 __all__ = ["LARGEST", "eliminated", "launch_sizes", "small_solution"]
 
@@ -53,7 +54,7 @@ def small_solution(matrix: Tensor, gradient: Tensor, library: Solver) -> Solutio
         return None
     key, kept = (matrix.device, *gradient.shape), _kept()
     if key not in kept:
-        if torch.cuda.is_current_stream_capturing():
+        if is_capturing(matrix.device):
             return None
         kept[key] = _is_right(matrix, gradient, library) and _is_faster(matrix, gradient, library)
     return eliminated(matrix, gradient) if kept[key] else None
