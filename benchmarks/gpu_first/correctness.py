@@ -1,4 +1,4 @@
-"""``tests/gpu`` in a few processes, one for each file: kernels, the whole backend, photographs, captured graphs."""
+"""``tests/gpu`` in a few processes: kernels, the whole backend, photographs, captured graphs."""
 
 from __future__ import annotations
 
@@ -14,8 +14,16 @@ __all__ = ["run"]
 
 ROOT = Path(__file__).parents[2]
 TESTS = Path("tests") / "gpu"
-# Each in a process of its own, all at once: most of the time goes into compilation.
-FILES = ("photographs.py", "capture.py", "backend.py", "gram.py")
+# Files, and tests in them, of one process. All run at once: most of the time goes into compilation, on one processor.
+SELECTIONS = (
+    ("photographs.py", "channels-last"),
+    ("photographs.py", "not channels-last"),
+    ("capture.py", ""),
+    ("backend.py", ""),
+    ("gram.py", "integer_pixels or any_layer"),
+    ("gram.py", "not (integer_pixels or any_layer)"),
+    ("systems.py", ""),
+)
 # What runs without a GPU as well.
 TINY = [str(TESTS / "photographs.py"), "-k", "3x3-contiguous and (float32 or bfloat16)"]
 # Of each process; the tests' own choice is one, for machines where as many processes run as there are cores.
@@ -26,7 +34,7 @@ FINE = (0, 5)
 
 def run(records: Records) -> int:
     """Run what has not passed yet; 1 if a test fails."""
-    selections = [TINY] if records.tiny else [[str(TESTS / name)] for name in FILES]
+    selections = [TINY] if records.tiny else [[str(TESTS / name), "-k", tests] for name, tests in SELECTIONS]
     statuses = [process.wait() for process in [started(selection, records) for selection in selections]]
     return int(any(status not in FINE for status in statuses))
 

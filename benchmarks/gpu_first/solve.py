@@ -1,4 +1,7 @@
-"""Factorisation and solution alone, for the sizes of the usual first layers: eager, and as a captured CUDA graph."""
+"""Factorisation and solution alone, for the sizes of the usual first layers: eager, and as a captured CUDA graph.
+
+For small systems both ways are measured, that of the library and that of the kernel; the operator takes the faster one.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,14 @@ from torch import Tensor
 
 from benchmarks.gpu_first.records import Records
 from benchmarks.gpu_first.timing import seconds_of_block, wait
-from tract_fx.ops.solve import factor_and_solve, regularise
+from tract_fx.ops.gpu.launch import is_triton_usable
+from tract_fx.ops.gpu.small_systems import LARGEST, eliminated
+from tract_fx.ops.solve import by_library, factor_and_solve, regularise
 
 __all__ = ["run"]
 
 # Features and outputs: the stems of a ResNet and of a vision transformer, for CIFAR and for ImageNet.
-SIZES = {"3x3": (27, 64), "4x4": (48, 384), "7x7": (147, 64), "16x16": (768, 384)}
+SIZES = {"3x3": (27, 64), "4x4": (48, 384), "8x8 grey": (64, 192), "7x7": (147, 64), "16x16": (768, 384)}
 LAM = 0.1
 CALLS, BLOCKS = 50, 7
 # Relative to a solution by elimination with pivots; the systems are well conditioned.
@@ -55,14 +60,21 @@ def system(features: int, outputs: int, device: str) -> tuple[Tensor, Tensor]:
 
 
 def measure_eager(records: Records, key: str, matrix: Tensor, gradient: Tensor) -> int:
-    """The operator, and both of its halves."""
+    """The operator, the ways that it may take, and both halves of one of them."""
     factor = torch.linalg.cholesky_ex(matrix)[0]
     ways: Ways = {
         "operator": lambda: factor_and_solve(matrix, gradient),
+        "library": lambda: by_library(matrix, gradient),
         "cholesky_ex": lambda: torch.linalg.cholesky_ex(matrix),
         "cholesky_solve": lambda: torch.cholesky_solve(gradient.mT, factor),
     }
     error = error_of(factor_and_solve(matrix, gradient)[0], matrix, gradient)
+    if matrix.shape[-1] <= LARGEST and is_triton_usable(matrix):
+        try:
+            error = max(error, error_of(eliminated(matrix, gradient)[0], matrix, gradient))
+            ways["kernel"] = lambda: eliminated(matrix, gradient)
+        except Exception as problem:  # whatever a compiler or driver may raise: the operator does without it
+            print(f"gpu_first: the kernel for {key}: {type(problem).__name__}: {problem}", file=sys.stderr)
     return write(records, key, matrix, gradient, median_seconds(ways, records), error)
 
 

@@ -40,9 +40,9 @@ def gpu_solve(folder: Path = RESULTS) -> str:
             cells["captured"] = f"{1e6 * seconds['operator']:.0f} µs" if seconds else "no: " + short(record["why"])
         else:
             cells |= {name: f"{1e6 * value:.0f} µs" for name, value in seconds.items()}
-    ways = ("operator", "cholesky_ex", "cholesky_solve", "captured")
+    ways = ("operator", "library", "kernel", "cholesky_ex", "cholesky_solve", "captured")
     body = [(*key, *(cells.get(way, "-") for way in ways)) for key, cells in rows.items()]
-    heads = ("GPU", "n", "both", "`cholesky_ex`", "`cholesky_solve`", "both, captured")
+    heads = ("GPU", "n", "operator", "library", "own kernel", "`cholesky_ex`", "`cholesky_solve`", "operator, captured")
     return table(heads, body) if body else NOT_MEASURED
 
 

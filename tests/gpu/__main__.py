@@ -10,7 +10,7 @@ import pytest
 import torch
 
 NO_DEVICE = 77
-FILES = ("photographs.py", "capture.py", "gram.py", "backend.py")
+FILES = ("photographs.py", "capture.py", "gram.py", "systems.py", "backend.py")
 
 
 def main() -> int:

@@ -8,12 +8,23 @@ Exits with status 1 if one fails.
 
 import argparse
 import concurrent.futures
+import itertools
 import multiprocessing
 import sys
 
 import torch
 
-from support.ahead_of_time import MULTIPROCESSORS, combinations, compile_gram, compile_reduction, complaints, every_case
+from support.ahead_of_time import (
+    MULTIPROCESSORS,
+    combinations,
+    compile_elimination,
+    compile_gram,
+    compile_reduction,
+    complaints,
+    every_case,
+    unfit,
+)
+from tract_fx.ops.gpu.small_systems import WARPS
 
 
 def check(capability: int, dtype: torch.dtype, name: str) -> tuple[list[str], int]:
@@ -30,6 +41,16 @@ def check(capability: int, dtype: torch.dtype, name: str) -> tuple[list[str], in
         lines.append(f"{'FAIL' if wrong else 'ok  '} sm_{capability} {dtype} {name} {config} {text} {' '.join(wrong)}")
     compile_reduction(launch, capability)
     return lines, failures
+
+
+def check_elimination(capability: int, size: int) -> tuple[str, bool]:
+    """A line about the kernel for systems of one size, and whether it failed."""
+    try:
+        found = compile_elimination(size, capability)
+        wrong, text = unfit(found, capability, most_stack=16), f"{found.registers:3} registers, {found.shared:6} shared"
+    except Exception as error:
+        wrong, text = [f"{type(error).__name__}: {error}"], ""
+    return f"{'FAIL' if wrong else 'ok  '} sm_{capability} systems of {size} {text} {' '.join(wrong)}", bool(wrong)
 
 
 def main() -> int:
@@ -49,6 +70,11 @@ def main() -> int:
             sys.stdout.write("\n".join(lines) + "\n")
             sys.stdout.flush()
             total, failed = total + len(lines), failed + failures
+    for capability, size in itertools.product(arguments.capability or MULTIPROCESSORS, WARPS):
+        if not arguments.layers:
+            line, failure = check_elimination(capability, size)
+            sys.stdout.write(f"{line}\n")
+            total, failed = total + 1, failed + failure
     sys.stdout.write(f"{total - failed} of {total} kernels are as they should be\n")
     return 1 if failed or not total else 0
 

@@ -69,9 +69,9 @@ def test_one_graph_serves_every_batch_size() -> None:
 
 
 @pytest.mark.parametrize("mode", ["max-autotune", "max-autotune-no-cudagraphs"])
-@pytest.mark.parametrize("name", ["conv", "vit stem", "linear"])
-def test_modes(name: str, mode: str) -> None:
-    model, x = make(name)
+def test_modes(mode: str) -> None:
+    """A linear layer: templates for convolutions take half a minute to compile and measure."""
+    model, x = make("linear")
     backend = tract_backend(LAM, mode=mode)
     compiled = torch.compile(copy.deepcopy(model), backend=backend)
     for step in range(6):  # cudagraphs are recorded at the second or third step

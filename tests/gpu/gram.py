@@ -68,29 +68,41 @@ def test_the_kernels_are_what_is_tested() -> None:
     assert is_triton_usable(torch.ones(2, 2, device="cuda")), "Triton is missing, or the GPU is older than sm_80"
 
 
+def first_choice(input: torch.Tensor, geometry: PatchGeometry) -> torch.Tensor:
+    """With the first configuration: to compile and measure all of them takes longer than most tests may."""
+    planned = plan(input, geometry, None, Device.of(input))
+    return triton_gram(input, geometry, config=candidates(planned.constants, Device.of(input).capability[0])[0])
+
+
+@pytest.mark.parametrize("name", ["3x3", "4x4/4", "7x7/2", "16x16/16", "linear"])
+def test_the_operator_with_the_configuration_that_it_has_chosen(name: str) -> None:
+    shape, geometry = CASES[name]
+    input = pixels(shape, torch.bfloat16)
+    assert torch.equal(gram(input, geometry), expected_gram(input, geometry))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", CASES)
 def test_integer_pixels_give_the_exact_matrix(name: str, dtype: torch.dtype) -> None:
     shape, geometry = CASES[name]
     expected = expected_gram(pixels(shape, dtype), geometry)
-    for input in layouts(pixels(shape, dtype)):
-        found = gram(input, geometry)
+    layouts_here = layouts(pixels(shape, dtype))
+    # The other layouts in the dtypes of training only.
+    for input in layouts_here if dtype in (torch.float32, torch.bfloat16) else layouts_here[:1]:
+        found = first_choice(input, geometry)
         assert torch.equal(found, expected)
         assert torch.equal(found, found.mT)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=15, deadline=None, database=None)
 @given(layers(), st.sampled_from(DTYPES))
 def test_any_layer(layer: Layer, dtype: torch.dtype) -> None:
-    """With the first configuration, as tuning takes longer than a test may."""
+    """Each is compiled for itself."""
     input = pixels(layer.shape, dtype)
-    launch = plan(input, layer.geometry, None, Device.of(input))
-    config = candidates(launch.constants, torch.cuda.get_device_capability()[0])[0]
-    found = triton_gram(input, layer.geometry, config=config)
-    assert torch.equal(found, expected_gram(input, layer.geometry))
+    assert torch.equal(first_choice(input, layer.geometry), expected_gram(input, layer.geometry))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", ["3x3", "4x4/4", "7x7/2", "8x8/8", "16x16/16", "linear"])
 def test_every_configuration_gives_the_same_bits(name: str, dtype: torch.dtype) -> None:
     shape, geometry = CASES[name]
@@ -98,7 +110,7 @@ def test_every_configuration_gives_the_same_bits(name: str, dtype: torch.dtype) 
     launch = plan(input, geometry, None, Device.of(input))
     found = [
         triton_gram(input, geometry, config=config)
-        for config in candidates(launch.constants, torch.cuda.get_device_capability()[0])
+        for config in candidates(launch.constants, Device.of(input).capability[0])
     ]
     different = [(matrix - found[0]).abs().max().item() for matrix in found if not torch.equal(matrix, found[0])]
     assert not different
@@ -110,8 +122,8 @@ def test_standardised_pixels(dtype: torch.dtype) -> None:
     shape, geometry = CASES["7x7/2"]
     input = torch.randn(shape, device="cuda").to(dtype)
     found, expected = gram(input, geometry), expected_gram(input, geometry)
-    tolerance = 1e-13 if dtype.itemsize > 2 else 1e-6
-    assert (found - expected).abs().max() <= tolerance * expected.abs().max()
+    is_exact = dtype == torch.float64 or (dtype == torch.float32 and Device.of(input).has_fast_float64)
+    assert (found - expected).abs().max() <= (1e-13 if is_exact else 1e-6) * expected.abs().max()
 
 
 @pytest.mark.parametrize("products", ["tf32x3", "ieee"])
@@ -131,6 +143,8 @@ def test_scales_that_overflow_or_vanish_when_squared_in_float32(exponent: int) -
 
 def test_smooth_raw_pixels_are_solved_to_rounding() -> None:
     """The case that needs float64: condition numbers of 1e8."""
+    if not Device.of(torch.ones(1, device="cuda")).has_fast_float64:
+        pytest.skip("products are rounded to float32 here")
     small = pixels((4, 3, 8, 8), torch.float32)
     input = torch.nn.functional.interpolate(small, size=(224, 224), mode="bicubic").clamp(0, 255)
     geometry = square(7, 2, 3)

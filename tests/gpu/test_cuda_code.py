@@ -12,6 +12,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
+
+from tract_fx.ops.gpu.launch import Device, plan
+from tract_fx.ops.patches import LINEAR, PatchGeometry
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.codegen]
@@ -113,3 +117,62 @@ def test_the_gradient_keeps_its_layout_and_dtype(name: str) -> None:
     features, outputs = LAYERS[name][1:]
     of_weight = (features * outputs, "float32")
     assert buffers(lines(f"{name} plain")).count(of_weight) == buffers(lines(f"{name} rewritten")).count(of_weight) >= 1
+
+
+# Layers in float32 and the dual form: what is written for sm_90, where float64 is fast, and for sm_89, where it is not.
+CARDS = {"rewritten": Device(132, (9, 0)), "rewritten sm_89": Device(128, (8, 9))}
+FORMS = ("conv float32", "linear primal", "linear dual", "linear dual bfloat16")
+PRODUCTS = re.compile(r"extern_kernels\.(?:mm|addmm|bmm|baddbmm)\((.*)\)|torch\.ops\.aten\.(?:mm|addmm|bmm|baddbmm)")
+
+
+def float64_products(code: list[str]) -> list[str]:
+    """Calls of a library's product that read or write a tensor in float64."""
+    wide = set(re.findall(r"(\w+) = empty_strided_cuda\([^\n]*torch\.float64\)", "\n".join(code)))
+    wide |= {name for line in code for name in re.findall(r"^(\w+) = torch\.ops\.tract_fx", line)}
+    names = [(line, set(re.findall(r"\w+", line))) for line in code if PRODUCTS.search(line)]
+    return [line for line, used in names if used & wide]
+
+
+def products_of_size(code: list[str], size: int) -> list[str]:
+    """Calls of a library's product that write so many elements."""
+    sizes = {
+        name: math.prod(int(extent) for extent in shape.split(",") if extent.strip())
+        for name, shape in re.findall(r"(\w+) = empty_strided_cuda\(\(([\d, ]*)\)", "\n".join(code))
+    }
+    found = [(line, re.search(r"out=(?:reinterpret_tensor\()?(\w+)", line)) for line in code if PRODUCTS.search(line)]
+    return [line for line, out in found if out is None or sizes.get(out.group(1)) == size]
+
+
+@pytest.mark.parametrize("side", CARDS)
+@pytest.mark.parametrize("name", FORMS)
+def test_no_product_is_in_float64_where_that_is_slow(name: str, side: str) -> None:
+    """Where it is fast, the dual form has one: coefficients times rows."""
+    code = lines(f"{name} {side}")
+    wanted = int("dual" in name and CARDS[side].has_fast_float64)
+    assert len(float64_products(code)) == wanted
+    sums = operators(code, "tract_fx.weight_gradient.default")
+    assert len(sums) == int("dual" in name and not CARDS[side].has_fast_float64)
+
+
+@pytest.mark.parametrize("side", CARDS)
+@pytest.mark.parametrize("shape", [(32, 3, 32, 32), (512, 96)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_nor_has_the_operator_of_both_sums_any(shape: tuple[int, ...], dtype: torch.dtype, side: str) -> None:
+    """The kernel that it launches multiplies float32 numbers in float32 there, and narrower ones everywhere."""
+    geometry = LINEAR if len(shape) == 2 else PatchGeometry((4, 4), (4, 4), (0, 0), (1, 1))
+    input = torch.empty(shape, dtype=dtype, device="meta")
+    outputs = torch.empty(shape[0], 32, *geometry.outputs(shape[2:]), dtype=dtype, device="meta")
+    products = plan(input, geometry, None, CARDS[side], outputs).constants["PRODUCTS"]
+    assert (products == "float64") == (dtype == torch.float32 and CARDS[side].has_fast_float64)
+
+
+@pytest.mark.parametrize("side", CARDS)
+@pytest.mark.parametrize("name", FORMS)
+def test_the_plain_weight_gradient_is_not_computed_in_any_form(name: str, side: str) -> None:
+    code = lines(f"{name} {side}")
+    of_convolution = "\n".join(operators(code, "aten.convolution_backward.default"))
+    assert not re.search(r"\[(?:True|False), True, (?:True|False)\]\)", of_convolution)
+    of_weight = {"conv float32": 48 * 32}.get(name, 96 * 32)
+    found = products_of_size(code, of_weight)
+    assert found == float64_products(code), "what has its size is the new gradient"
+    assert len(operators(code, "tract_fx.factor_and_solve.default")) == 1

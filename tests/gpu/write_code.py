@@ -36,17 +36,40 @@ class Patches(nn.Module):
         return self.head(self.norm(self.proj(images).flatten(2).transpose(1, 2)).mean(1))
 
 
-CASES = {"stem": (Stem, (8, 3, 64, 64), True), "patches": (Patches, (32, 3, 32, 32), False)}
+class Rows(nn.Module):
+    """A perceptron."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(96, 32), nn.Linear(32, 10)
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        return self.head(self.first(rows).relu())
+
+
+# Model, shape of a batch, whether channels come last, and the dtype of autocast.
+CASES = {
+    "stem": (Stem, (8, 3, 64, 64), True, torch.bfloat16),
+    "patches": (Patches, (32, 3, 32, 32), False, torch.bfloat16),
+    "conv float32": (Patches, (32, 3, 32, 32), False, None),
+    "linear primal": (Rows, (512, 96), False, None),
+    "linear dual": (Rows, (24, 96), False, None),
+    "linear dual bfloat16": (Rows, (24, 96), False, torch.bfloat16),
+}
+# What is written of each: the plain step or the rewritten one, and for which compute capability.
+BOTH = (("plain", 90, None), ("rewritten", 90, 0.1))
+FAST_AND_SLOW = (("rewritten", 90, 0.1), ("rewritten sm_89", 89, 0.1))
+SIDES = {name: BOTH if name in ("stem", "patches") else FAST_AND_SLOW for name in CASES}
 
 
 def main() -> None:
     found = {}
-    for name, (make, shape, channels_last) in CASES.items():
+    for name, (make, shape, channels_last, dtype) in CASES.items():
         memory = torch.channels_last if channels_last else torch.contiguous_format
         model, images = make().to(memory_format=memory), torch.randn(shape).to(memory_format=memory)
-        for side, lam in (("plain", None), ("rewritten", 0.1)):
+        for side, capability, lam in SIDES[name]:
             torch._dynamo.reset()
-            written = write_step(model, images, 90, lam)
+            written = write_step(model, images, capability, lam, dtype)
             found[f"{name} {side}"] = {"forward": written.forward, "backward": written.backward}
     json.dump(found, sys.stdout)
 

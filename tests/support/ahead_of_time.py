@@ -16,6 +16,7 @@ from triton.compiler import ASTSource
 
 from tract_fx.ops.gpu.configs import TileConfig, candidates
 from tract_fx.ops.gpu.launch import Device, LaunchPlan, plan, reduction_blocks
+from tract_fx.ops.gpu.small_systems import launch_sizes
 from tract_fx.ops.patches import LINEAR, PatchGeometry
 
 # AMD's gfx942 among compute capabilities.
@@ -139,6 +140,16 @@ def compile_reduction(launch: LaunchPlan, capability: int) -> Compiled:
     return compiled(specialised(reduce_splits, pointers, sizes, constants, {"splits", "entries"}), capability)
 
 
+def compile_elimination(features: int, capability: int) -> Compiled:
+    """The kernel that solves a small system of so many features."""
+    from tract_fx.ops.gpu.elimination import eliminate
+
+    constants, warps = launch_sizes(features)
+    pointers = {**dict.fromkeys(("matrix", "gradient", "solution"), "fp64"), "info": "i32"}
+    source = specialised(eliminate, pointers, {"n": features, "m": OUTPUTS}, constants, {"n", "m"})
+    return compiled(source, capability, num_warps=warps)
+
+
 def specialised(
     kernel: Any, pointers: dict[str, str], sizes: dict[str, int], constants: dict[str, Any], as_given: set[str]
 ) -> ASTSource:
@@ -184,13 +195,19 @@ def compiled_for_amd(source: ASTSource, **options: int) -> Compiled:
     return Compiled(registers, stack, result.metadata.shared, frozenset(instructions))
 
 
-def complaints(found: Compiled, dtype: torch.dtype, config: TileConfig, capability: int) -> list[str]:
-    """What is wrong with a compiled kernel, if anything."""
+def unfit(found: Compiled, capability: int, most_stack: int = STACK_BYTES) -> list[str]:
+    """Of what a kernel has too much."""
     result = []
     if found.shared > SHARED_MEMORY[capability]:
         result.append(f"{found.shared} bytes of shared memory")
-    if found.stack > STACK_BYTES:
+    if found.stack > most_stack:
         result.append(f"{found.stack} bytes of registers in local memory")
+    return result
+
+
+def complaints(found: Compiled, dtype: torch.dtype, config: TileConfig, capability: int) -> list[str]:
+    """What is wrong with a compiled kernel for sums, if anything."""
+    result = unfit(found, capability)
     half = dtype.itemsize == 2
     if capability == GFX942:
         kinds = {torch.bfloat16: "_bf16", torch.float16: "_f16"}.get(dtype, "_f64")
@@ -198,6 +215,8 @@ def complaints(found: Compiled, dtype: torch.dtype, config: TileConfig, capabili
         return [*result, *([] if right else [f"matrix instructions {sorted(found.instructions)}"])]
     if dtype == torch.float32 and not Device(1, divmod(capability, 10)).has_fast_float64:
         return [*result, *(["matrix instructions for float32"] if found.instructions else [])]
+    if capability == 100 and not half and not found.instructions:
+        return result  # Triton 3.6 knows none in float64 for it
     inputs = {torch.bfloat16: ".f32.bf16.bf16", torch.float16: ".f32.f16.f16"}.get(dtype, ".f64.f64.f64.f64")
     wide = half and config.block >= 64
     wanted = {90: "wgmma.", 100: "tcgen05."}.get(capability, "mma.") if wide else "mma."

@@ -29,7 +29,8 @@ from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 from torch.utils._triton import has_triton
 
 from tract_fx import compat, tract_backend
-from tract_fx.ops import operands
+from tract_fx.ops import dual, operands
+from tract_fx.ops.gpu.launch import Device
 
 CUDA = torch.device("cuda:0")
 MULTIPROCESSORS = {80: 108, 89: 128, 90: 132}
@@ -47,12 +48,15 @@ class _WrittenError(Exception):
     """Ends the compilation of a graph whose code is there."""
 
 
-def write_step(model: nn.Module, input: Tensor, capability: int, lam: float | None) -> Written:
-    """The code of a training step under bfloat16 autocast; ``lam=None`` is the plain compile."""
+def write_step(
+    model: nn.Module, input: Tensor, capability: int, lam: float | None, dtype: torch.dtype | None = torch.bfloat16
+) -> Written:
+    """The code of a training step under autocast to ``dtype``, if there is one; ``lam=None`` is the plain compile."""
     written = Written()
+    slow = not Device(1, divmod(capability, 10)).has_fast_float64
 
     def step(input: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", dtype, enabled=dtype is not None):
             return model(input).float().square().sum()
 
     def compile_plain(gm: torch.fx.GraphModule, inputs: Any, patches: dict[str, Any] | None = None) -> Any:
@@ -64,6 +68,8 @@ def write_step(model: nn.Module, input: Tensor, capability: int, lam: float | No
         mock.patch.object(compat, "compile_fx", compile_plain),
         # The pass asks for the device while it traces: a CPU has an operator of its own.
         mock.patch.object(operands, "_is_on_cpu", return_value=False),
+        mock.patch.object(dual, "_is_on_cpu", return_value=False),
+        mock.patch.object(dual, "_is_float64_slow", return_value=slow),
     ):
         backend = compile_plain if lam is None else tract_backend(lam)
         torch.compile(step, backend=backend, fullgraph=True, dynamic=False)(input).backward()

@@ -129,8 +129,12 @@ SPLITS = {
     ),
     "tract_fx/tools/demo/test_training.py": Split(slow=("test_same_start_and_same_batches_*",)),
     "tract_fx/ops/gpu/test_ahead_of_time.py": Split(
-        slow=("test_a_configuration_*",),
-        fast=("test_a_configuration_*[80-dtype2-*0]", "test_a_configuration_*[90-dtype8-*0]"),
+        slow=("test_a_configuration_*", "test_small_systems_*"),
+        fast=(
+            "test_a_configuration_*[80-dtype2-*0]",
+            "test_a_configuration_*[90-dtype8-*0]",
+            "test_small_systems_*[90-27]",
+        ),
     ),
     "tract_fx/ops/gpu/test_kernels.py": Split(
         slow=(

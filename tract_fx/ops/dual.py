@@ -2,16 +2,21 @@
 
 On a CPU it is one operator, ``tract_fx::dual_gradient``, because an operator may look at values: it takes the last and
 largest product in float32 where that is exact enough (:mod:`tract_fx.ops.cpu.product`). On other devices, looking at a value
-would wait for the device, and everything is in float64.
+would wait for the device, and everything is in float64; but for that product on GPUs on which float64 is slow, where the
+kernel for ``dZ^T X`` takes it, with the coefficients in the place of ``dZ``.
 """
 
 from __future__ import annotations
+
+import dataclasses
 
 import torch
 from torch import Tensor
 
 from tract_fx.ops.cpu.plain import write_plain
 from tract_fx.ops.cpu.product import coefficient_product
+from tract_fx.ops.gpu.launch import Device, is_triton_usable
+from tract_fx.ops.gradient import exact_gradient
 from tract_fx.ops.gram import gram
 from tract_fx.ops.patches import LINEAR, PatchGeometry, unfold_patches
 from tract_fx.ops.solve import factor_and_solve, regularise, scale_down, scaled_lam
@@ -42,7 +47,7 @@ def dual_gradient(
         ``(groups, m, n)``; the plain ``dZ^T X`` for a group whose factorisation fails. On a CPU it is float64 for an input
         in float64, and else float32 with a relative error of at most 1e-5; on other devices it is float64.
     """
-    if input.device.type != "cpu":
+    if not _is_on_cpu(input):
         return _in_float64(input, output_gradient, rows, lam, geometry, relative)
     if not isinstance(lam, Tensor):
         lam = torch.full((), lam, dtype=torch.float64)
@@ -131,5 +136,34 @@ def _in_float64(
     wide = output_gradient.to(torch.float64).transpose(1, 2)
     coefficients, info = factor_and_solve(regularise(kernel, lam), wide)
     solved = (info == 0)[:, None, None]
-    product = torch.where(solved, coefficients, wide) @ patches.to(torch.float64)
+    coefficients = torch.where(solved, coefficients, wide)
+    multiply = _multiplied_in_float32 if _is_float64_slow(patches) else _multiplied
+    product = multiply(coefficients, patches)
     return torch.where(solved, product / scale, product * scale)
+
+
+def _is_on_cpu(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu"
+
+
+def _is_float64_slow(patches: Tensor) -> bool:
+    """Whether float32 is much faster than float64, for narrower patches, and the kernels know how to use it."""
+    usable = patches.dtype != torch.float64 and patches.device.type == "cuda" and torch.cuda.is_available()
+    return usable and is_triton_usable(patches) and not Device.of(patches).has_fast_float64
+
+
+def _multiplied(coefficients: Tensor, patches: Tensor) -> Tensor:
+    """``(groups, m, r) @ (groups, r, n)`` in float64."""
+    return coefficients @ patches.to(torch.float64)
+
+
+def _multiplied_in_float32(coefficients: Tensor, patches: Tensor) -> Tensor:
+    """The same with products of float32 numbers, see :mod:`tract_fx.ops.gpu.kernels` for how they are added.
+
+    Powers of two keep the coefficients of each output in the range of float32.
+    """
+    smallest, largest = 2.0**-1000, 2.0**1000
+    unit = torch.exp2(torch.ceil(torch.log2(coefficients.abs().amax(2, keepdim=True).clamp(smallest, largest))))
+    outputs = (coefficients / unit).to(torch.float32).permute(2, 0, 1).flatten(1)
+    rows = patches.to(torch.float32).transpose(0, 1).flatten(1)
+    return exact_gradient(rows, outputs, dataclasses.replace(LINEAR, groups=len(patches))) * unit

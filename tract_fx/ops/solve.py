@@ -9,10 +9,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tract_fx.ops.gpu.small_systems import small_solution
 from tract_fx.ops.gram import gram
 from tract_fx.ops.patches import PatchGeometry
 
 __all__ = [
+    "by_library",
     "factor_and_solve",
     "primal_gradient",
     "regularise",
@@ -82,6 +84,12 @@ def factor_and_solve(matrix: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
         ``(groups, m, n)``, and ``info`` as of ``torch.linalg.cholesky_ex``, ``(groups,)``: where it is not zero, the
         factorisation failed and the solution has no meaning.
     """
+    found = small_solution(matrix, gradient, by_library)
+    return by_library(matrix, gradient) if found is None else found
+
+
+def by_library(matrix: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """:func:`factor_and_solve` by PyTorch's own operators."""
     factor, info = torch.linalg.cholesky_ex(matrix)
     return torch.cholesky_solve(gradient.transpose(1, 2), factor).transpose(1, 2).contiguous(), info
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from tract_fx.ops.gradient import exact_gradient
 from tract_fx.ops.gram import gram
 from tract_fx.ops.patches import PatchGeometry, pad, patch_view, unfold_patches
 from tract_fx.ops.transposed import as_convolution
@@ -121,10 +122,12 @@ class StreamingObserver:
             if not bool(input.isfinite().all()):
                 self.bad_inputs += 1
                 return
+            # In a narrow dtype G has lost what an inverse amplifies. TrAct does not take it from there.
+            is_rounded = gradient.dtype.itemsize < 4 and not self.shares_batch
             # What of a batched product shares a weight is rows of one layer, whose gradient is the sum.
             gradient = gradient.to(torch.float64).unflatten(1, (-1, self.outputs)).sum(1)
             geometry = dataclasses.replace(self.geometry, groups=len(gradient))
-            self._add(input, gradient, output_gradient, geometry)
+            self._add(input, None if is_rounded else gradient, output_gradient, geometry)
 
     @property
     def mean(self) -> Tensor:
@@ -143,11 +146,13 @@ class StreamingObserver:
         """Means of products of two features, ``(groups, n, n)``; None where only those of one batch are known."""
         return None if self._gram is None else (self._gram / sum(self.rows)).cpu()
 
-    def _add(self, seen: Tensor, gradient: Tensor, output_gradient: Tensor, geometry: PatchGeometry) -> None:
+    def _add(self, seen: Tensor, gradient: Tensor | None, output_gradient: Tensor, geometry: PatchGeometry) -> None:
         input, geometry = as_convolution(seen, geometry)
         sums, rows = _sum_of_rows(input, geometry)
         if rows == 0:
             return
+        if gradient is None:
+            gradient = _exact_gradient(input, output_gradient, geometry)
         self.rows.append(rows)
         self.values.add(seen, self.samples)
         self._sum = sums if self._sum is None else self._sum + sums
@@ -201,6 +206,13 @@ def _sum_of_rows(input: Tensor, geometry: PatchGeometry) -> tuple[Tensor, int]:
     split = 2 + len(geometry.kernel_size)
     sums = patches.flatten(split)
     return sums.sum(-1).flatten(1), len(input) * sums.shape[-1]
+
+
+def _exact_gradient(input: Tensor, output_gradient: Tensor, geometry: PatchGeometry) -> Tensor:
+    """``G`` in float64, ``(groups, m, n)``, from the operands, of which ``output_gradient`` is ``(groups, rows, m)``."""
+    channels = output_gradient.transpose(0, 1).flatten(1)
+    images = channels.unflatten(0, (len(input), *geometry.outputs(input.shape[2:]))).movedim(-1, 1)
+    return exact_gradient(input, images, geometry)
 
 
 def _of_one_batch(spectrum: Spectrum, input: Tensor, geometry: PatchGeometry) -> Pooled:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from support.natural import natural_images, standardised
-from support.oracle import squared
+from support.oracle import layer_gradient, squared
+from support.photographs import photographs
 from support.training import gradients
 from support.works import works
 from tract_fx import probe, reference, tract_backend
@@ -284,6 +285,46 @@ def test_more_features_than_a_covariance_is_summed_for(monkeypatch: pytest.Monke
 
 def found_in_a_probe(x: Tensor) -> Any:
     return probe(nn.Sequential(nn.Linear(30, 4), nn.Tanh()), [x])
+
+
+class Weighted(nn.Module):
+    """A layer under autocast, and a sum of its outputs with weights of that dtype, which are dZ."""
+
+    def __init__(self, layer: nn.Module, dtype: torch.dtype, weights: Tensor) -> None:
+        super().__init__()
+        self.layer, self.dtype, self.weights = layer, dtype, weights.to(dtype).float()
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", self.dtype):
+            outputs = self.layer(x)
+        return (outputs.float() * self.weights).sum()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["3x3", "2 groups", "linear", "transposed"])
+def test_under_autocast_the_gradient_is_that_of_the_operands(name: str, dtype: torch.dtype) -> None:
+    """Rounded to 16 bits on its way out of the layer, it would seem to be shorter or longer by per cents."""
+    layer, x = {
+        "3x3": (nn.Conv2d(3, 4, 3, bias=False), photographs(4, 16)),
+        "2 groups": (nn.Conv2d(6, 4, 4, 4, groups=2), torch.cat([photographs(8, 16), photographs(8, 16, seed=1)], 1)),
+        "linear": (nn.Linear(48, 4), photographs(80, 4).flatten(1)),
+        "transposed": (nn.ConvTranspose2d(3, 4, 3), photographs(4, 16)),
+    }[name]
+    weights = torch.randn(layer(x).shape, generator=torch.Generator().manual_seed(0))
+    found = probe(Weighted(layer, dtype, weights), [x], loss=lambda outputs, _: outputs).layers[0]
+    plain = gradient_of(layer, x.to(dtype).double(), weights.to(dtype).double())
+    new = layer_gradient(layer, x.to(dtype), weights.to(dtype), LAM)
+    assert found.at_lam.cosine == pytest.approx(
+        nn.functional.cosine_similarity(plain, new.flatten(), 0).item(), rel=1e-6
+    )
+    assert found.at_lam.grown == pytest.approx((new.norm() / plain.norm()).item(), rel=1e-5)
+
+
+def gradient_of(layer: nn.Module, x: Tensor, weights: Tensor) -> Tensor:
+    """``G`` in float64, flattened."""
+    twin = copy.deepcopy(layer).double()
+    (twin(x) * weights).sum().backward()
+    return twin.weight.grad.flatten()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -159,6 +159,8 @@ class _Drawing:
             seen = frozenset[Key]().union(*(before[item] | _one(landmark, item) for item in inputs))
             before[node] = seen
             if (name := _LANDMARKS.get(target_of(node))) is not None:
+                if name == "gradient" and self.form == "dual":  # which has the last product computed by its kernel
+                    name = "product"
                 landmark[node] = (name, sum(key[0] == name for key in seen))
         behind: dict[Node, frozenset[Key]] = {}
         for node in reversed(order):

@@ -18,6 +18,7 @@ from tract_fx.inspect.formatting import human, human_bytes, multiple, percent, s
 from tract_fx.inspect.result import ExplainedGraph, ExplainedLayer, ExplanationResult
 from tract_fx.inspect.views.html import asset, template
 from tract_fx.inspect.views.listing import Block, compare
+from tract_fx.passes.joint_graph import target_of
 from tract_fx.records import LayerRejection, RejectionKind, Severity
 
 __all__ = ["render_frame", "render_html"]
@@ -194,6 +195,55 @@ class _Layer:
             what = neighbourhood(module.graph, self.layer.nodes, self.match.weight, self.match.form, known, after=after)
             drawn.append((side, draw(what, f"{side} the pass: the graph around {self.name}")))
         return drawn
+
+    @property
+    def sums(self) -> str:
+        """How ``G`` is computed, and what became of the plain weight gradient."""
+        added = {
+            target_of(node)
+            for node in self.graph.graph_after.graph.nodes
+            if node.op == "call_function" and node.name not in self.known_before
+        }
+        sentences = []
+        if self.match.form == "primal" and "tract_fx.primal_gradient" in added:
+            sentences = [
+                "G is summed from the operands of the layer, in float32 where an estimate of the error allows it and else "
+                "in float64. It takes the place of the plain weight gradient. Its operations are as many, or twice as "
+                "many where float32 does not do, and are not counted as added."
+            ]
+        elif self.match.form == "primal":
+            sentences = [
+                "G is summed in float64 from the operands of the layer, in the place of the plain weight gradient and by "
+                "as many operations, which are not counted as added."
+            ]
+        elif self.cost.cost.replaced:
+            sentences = [
+                "The step grows by less than the sum, because the graph no longer asks for the plain weight gradient, "
+                f"{self.cost.replaced.text}."
+            ]
+        if self._is_computed_with_bias():
+            sentences.append(
+                "On a CPU, oneDNN computes the plain one all the same, together with the gradient of the bias."
+            )
+        return " ".join(sentences)
+
+    def _is_computed_with_bias(self) -> bool:
+        """Whether what is left of a convolution's backward pass on a CPU is the gradient of the bias."""
+        before = {node.name: node for node in self.graph.graph_before.graph.nodes}
+        sources = {node.name for node in before[self.layer.nodes.gradient].all_input_nodes}
+        return any(
+            node.name in sources
+            and target_of(node) == "convolution_backward"
+            and node.args[0].meta["val"].device.type == "cpu"
+            and node.args[10][1:] == [False, True]
+            for node in self.graph.graph_after.graph.nodes
+            if node.op == "call_function"
+        )
+
+    @functools.cached_property
+    def known_before(self) -> set[str]:
+        """Names of the nodes of the graph before."""
+        return {node.name for node in self.graph.graph_before.graph.nodes}
 
     @property
     def columns(self) -> str:

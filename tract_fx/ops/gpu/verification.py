@@ -24,7 +24,7 @@ from tract_fx.ops.gpu.configs import TileConfig
 from tract_fx.ops.gpu.launch import Device, LaunchPlan, plan
 from tract_fx.ops.patches import PatchGeometry
 
-__all__ = ["checked_sums"]
+__all__ = ["checked_sums", "is_capturing"]
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def checked_sums(
     if key in checked:
         config = checked[key]
         return None if config is None else launch.launched(input, output_gradient, planned, config)
-    if _is_capturing(input.device):
+    if is_capturing(input.device):
         _warn("were not checked yet", input, "Run a step like this one before you capture it.")
         return None
     try:
@@ -71,7 +71,8 @@ def checked_sums(
     return None
 
 
-def _is_capturing(device: torch.device) -> bool:
+def is_capturing(device: torch.device) -> bool:
+    """Whether what is queued on the device becomes part of a CUDA graph."""
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 

@@ -110,6 +110,23 @@ def test_the_closed_form_reads_like_the_paper() -> None:
     assert boxes_with(drawn, "removed") == boxes_with(drawn, "unused") == []
 
 
+@pytest.mark.parametrize(("slow", "product"), [(False, "bmm"), (True, "tract_fx.weight_gradient")])
+def test_the_dual_form_where_it_is_not_one_operator(slow: bool, product: str) -> None:
+    """Where float64 is slow, the operator for ``dZᵀX`` computes the last product."""
+    with (
+        mock.patch("tract_fx.ops.dual._is_on_cpu", return_value=False),
+        mock.patch("tract_fx.ops.dual._is_float64_slow", return_value=slow),
+    ):
+        (graph,) = explain(nn.Sequential(nn.Linear(40, 4), nn.Tanh()), torch.randn(8, 40)).graphs
+    known = {node.name for node in graph.graph_before.graph.nodes}
+    (layer,) = graph.layers
+    drawn = neighbourhood(graph.graph_after.graph, layer.nodes, "0.weight", "dual", known, after=True)
+    added = {box.title: box.caption for box in boxes_with(drawn, "added")}
+    assert added["tract_fx.factor_and_solve"] == "dZᵀ (XXᵀ / r + λI)⁻¹ by Cholesky"
+    assert added[product] == "times X"
+    assert "result" in drawn.boxes
+
+
 def test_the_primal_form_is_one_operator_on_a_cpu() -> None:
     ((_, _, _, drawn),) = sides("primal", after=True)
     (box,) = [box for box in boxes_with(drawn, "added") if box.title == "tract_fx.primal_gradient"]

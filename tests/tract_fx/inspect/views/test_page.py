@@ -7,6 +7,7 @@ import html
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import sympy
@@ -108,6 +109,27 @@ def test_each_layer_has_two_pictures_and_its_cost(name: str) -> None:
             assert f"{int(work.flops):,} FLOP" in titles
             assert f"{int(work.bytes):,} B" in titles
             assert f"{int(work.memory):,} B" in titles
+
+
+ALL_THE_SAME = "oneDNN computes the plain one all the same"
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("primal", "in float32 where"), ("batched", ""), ("dual", "no longer asks")]
+)
+def test_it_says_how_the_gradient_is_summed(name: str, words: str) -> None:
+    page = Page(render_html(explained(name)))
+    assert words in page.words
+    assert (ALL_THE_SAME in page.words) == (name == "primal"), "a convolution with a bias"
+
+
+def test_without_a_bias_and_on_other_devices_the_plain_gradient_is_gone() -> None:
+    layer = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.Tanh())
+    assert ALL_THE_SAME not in Page(render_html(explain(layer, torch.randn(4, 3, 9, 8)))).words
+    with mock.patch("tract_fx.ops.operands._is_on_cpu", return_value=False):
+        page = Page(render_html(explain(layer, torch.randn(4, 3, 9, 8))))
+    assert "G is summed in float64" in page.words
+    assert "in float32 where" not in page.words
 
 
 def test_calls_of_one_layer_are_told_apart() -> None:

@@ -145,7 +145,7 @@ def test_while_a_graph_is_captured_only_checked_kernels_are_used(
     tuning: Tuning, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     input, geometry = pixels((2, 3, 6, 5)), square(3, 1, 1)
-    monkeypatch.setattr(verification, "_is_capturing", lambda device: True)
+    monkeypatch.setattr(verification, "is_capturing", lambda device: True)
     with pytest.warns(TractWarning, match=r"not checked yet .* Run a step like this one before you capture it"):
         assert checked_sums(input, None, geometry) is None
     monkeypatch.undo()
@@ -153,7 +153,7 @@ def test_while_a_graph_is_captured_only_checked_kernels_are_used(
     monkeypatch.setattr(verification, "_checked", lambda: checked)
     Tuning(monkeypatch)
     checked_sums(input, None, geometry)
-    monkeypatch.setattr(verification, "_is_capturing", lambda device: True)
+    monkeypatch.setattr(verification, "is_capturing", lambda device: True)
     (found,) = checked_sums(input, None, geometry)
     assert torch.equal(found, expected_gram(input, geometry))
 

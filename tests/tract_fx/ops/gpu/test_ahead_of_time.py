@@ -19,11 +19,14 @@ from support.ahead_of_time import (
     GFX942,
     LAYERS,
     MULTIPROCESSORS,
+    SHARED_MEMORY,
     combinations,
+    compile_elimination,
     compile_gram,
     compile_reduction,
     complaints,
     every_case,
+    unfit,
 )
 from tract_fx.ops.gpu import launch
 from tract_fx.ops.gpu.configs import candidates, every_candidate, width_class
@@ -74,6 +77,12 @@ def test_the_reduction_keeps_its_registers(capability: int) -> None:
     found = compile_reduction(launch, capability)
     assert found.stack <= ahead_of_time.STACK_BYTES
     assert found.shared <= ahead_of_time.SHARED_MEMORY[capability]
+
+
+@pytest.mark.parametrize("features", [16, 27, 48])
+@pytest.mark.parametrize("capability", SHARED_MEMORY)
+def test_small_systems_stay_in_registers(capability: int, features: int) -> None:
+    assert unfit(compile_elimination(features, capability), capability, most_stack=16) == []
 
 
 def test_pixels_of_a_reshaped_image_are_loaded_as_vectors(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,16 @@ from tract_fx.ops.patches import LINEAR
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("file", ["interpreted_gram.py", "interpreted_selection.py", "interpreted_sums.py"])
+@pytest.mark.parametrize(
+    "file",
+    [
+        "interpreted_dual.py",
+        "interpreted_elimination.py",
+        "interpreted_gram.py",
+        "interpreted_selection.py",
+        "interpreted_sums.py",
+    ],
+)
 def test_the_kernels_in_the_interpreter(file: str) -> None:
     pytest.importorskip("triton")
     finished = pytest_in_the_interpreter(Path(__file__).parent / file)
