@@ -184,7 +184,7 @@ def _shown(items: Sequence[Found]) -> str:
         if found
     ]
     single = len(items) - len(several)
-    return "; ".join([*parts, f"{single} more with one seed, which shows none"] if single else parts)
+    return "; ".join([*parts, f"{single} more with one seed only"] if single else parts)
 
 
 def whitening(everything: Everything) -> str:

@@ -225,7 +225,7 @@ def test_tables_of_scales_of_late_training_and_of_habits(
         "| small ResNet, SGD | 3 | batch 512 accumulated from 4 of 128 | 1 | 50.0 % | 40.0 % | -10.0 |",
     ]
     assert answers.sorted_out("late")([found]) == (
-        "small ResNet, SGD: a gain with TrAct (+10.0 ± 0.0); 1 more with one seed, which shows none.\n"
+        "small ResNet, SGD: a gain with TrAct (+10.0 ± 0.0); 1 more with one seed only.\n"
     )
 
 
