@@ -177,13 +177,14 @@ def _shown(items: Sequence[Found]) -> str:
         "a gain": gains,
         "a loss": losses,
         "no difference that the seeds show": [item for item in several if item not in (*gains, *losses)],
-        "one seed only": [item for item in items if len(item.pairs) == 1],
     }
-    return "; ".join(
+    parts = [
         f"{kind} with {', '.join(f'{i.comparison.title} ({words.pair_difference(i.pairs)})' for i in found)}"
         for kind, found in kinds.items()
         if found
-    )
+    ]
+    single = len(items) - len(several)
+    return "; ".join([*parts, f"{single} more with one seed only"] if single else parts)
 
 
 def whitening(everything: Everything) -> str:

@@ -44,4 +44,6 @@ def coverage(everything: Iterable[Results]) -> str:
 
 def _networks(runs: Iterable[Run]) -> str:
     counts = Counter(f"{run.network} {run.optimizer}" for run in runs)
-    return ", ".join(f"{count} {name}" for name, count in counts.items())
+    return (
+        ", ".join(f"{count} {name}" for name, count in counts.items()) if len(counts) < 4 else f"{len(counts)} networks"
+    )

@@ -61,7 +61,8 @@ def speedup(results: Results) -> Figure | None:
 def lam(results: Results) -> Figure | None:
     """Final accuracy against ``lam``, the plain one as a line."""
     budget = results.size.budgets[0]
-    settings = [setting for setting in ONE_EACH if _pairs(results, setting, budget)]
+    other = results.size.lams[0]
+    settings = [setting for setting in ONE_EACH if results.pairs(Run(*setting, budget, "tract", 0, lam=other))]
     if not settings:
         return None
     figure, panels = _panels(len(settings), f"final accuracy against lam, {budget} epochs")
@@ -171,7 +172,7 @@ def differences(question: str, title: str) -> Callable[[Results], Figure | None]
         names = [f"{item.network}: {item.comparison.title.replace('`', '')}" for item in items]
         axes.set_yticks(range(len(items)), names, fontsize=8)
         axes.invert_yaxis()
-        axes.set_xlabel("points over plain training; in colour where the seeds show a difference")
+        axes.set_xlabel("points over plain training, in colour where clear")
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.tick_params(axis="y", length=0)
         axes.grid(alpha=0.3)

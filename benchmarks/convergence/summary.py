@@ -154,7 +154,7 @@ class Need:
         epochs_needed: of TrAct, see `epochs_to_reach`.
         at_most: for each seed, whether ``epochs_needed`` is only a bound.
         in_time: accuracies of TrAct in the time of the plain training, see `accuracy_after`.
-        plain_seconds, tract_seconds: of an epoch, the fastest of all budgets and seeds.
+        plain_seconds, tract_seconds: of an epoch, over all budgets and seeds.
     """
 
     epochs: int
@@ -192,7 +192,7 @@ def needs(results: Results, network: str, optimizer: str) -> list[Need]:
     pairs = {budget: results.pairs(Run(network, optimizer, budget, "tract", 0)) for budget in budgets}
     if not any(pairs.values()):
         return []
-    seconds = _fastest([pair for found in pairs.values() for pair in found])
+    seconds = _seconds([pair for found in pairs.values() for pair in found])
     curves: dict[int, dict[int, float]] = {}
     for budget, found in pairs.items():
         for _, tract in found:
@@ -200,12 +200,14 @@ def needs(results: Results, network: str, optimizer: str) -> list[Need]:
     return [_need(budget, found, curves, seconds) for budget, found in pairs.items() if found]
 
 
-def _fastest(pairs: Sequence[tuple[Result, Result]]) -> tuple[float, float]:
-    """Fastest epoch of each side, on the processor that most pairs were run on: budgets and seeds take the same steps."""
-    on = [tuple(result.environment.get("cpu") for result in pair) for pair in pairs]
-    most = statistics.mode(both for both in on if both[0] == both[1]) if any(a == b for a, b in on) else on[0]
-    chosen = [pair for pair, both in zip(pairs, on, strict=True) if both == most]
-    return tuple(min(side.epoch_seconds or math.nan for side in sides) for sides in zip(*chosen, strict=True))
+def _seconds(pairs: Sequence[tuple[Result, Result]]) -> tuple[float, float]:
+    """Of an epoch of each side: the fastest plain one, and that times the median ratio of pairs on one processor.
+
+    Runs of a pair follow each other, so that what else is going on concerns both; it may be gone in the next pair.
+    """
+    alike = [pair for pair in pairs if len({result.environment.get("cpu") for result in pair}) == 1] or pairs
+    plain = min(plain.epoch_seconds for plain, _ in alike)
+    return plain, plain * statistics.median(tract.epoch_seconds / plain.epoch_seconds for plain, tract in alike)
 
 
 def best_known(found: Sequence[Need]) -> Need | None:

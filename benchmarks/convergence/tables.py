@@ -126,6 +126,16 @@ def differences(question: str, *heads: str) -> str:
     return _table(("network", *epochs, heads[0], "seeds", *heads[1:], "difference"), rows)
 
 
+def pictured(question: str, *heads: str) -> str:
+    """The picture of a question, see `figures.differences`, above its table."""
+    sizes = [results.size.name for results in all_results() if found(question, [results])]
+    pictures = [
+        f"![Points over plain training](../../benchmarks/results/convergence_{size}_{question}.png)\n\n"
+        for size in sizes
+    ]
+    return "".join(pictures) + differences(question, *heads)
+
+
 def whitening() -> str:
     """The parts of whitening by ``lam``, as differences to plain training."""
     rows = []
@@ -167,13 +177,13 @@ TABLES: dict[str, Callable[[], str]] = {
     "convergence_time": time,
     "convergence_lambda": lam,
     "convergence_contrast": contrast,
-    "convergence_inputs": lambda: differences("inputs", "input", "plain", "TrAct"),
-    "convergence_ablations": lambda: differences("ablations", "first layer", "plain", "accuracy"),
+    "convergence_inputs": lambda: pictured("inputs", "input", "plain", "TrAct"),
+    "convergence_ablations": lambda: pictured("ablations", "first layer", "plain", "accuracy"),
     "convergence_whitening": whitening,
     "convergence_whitened_inputs": lambda: differences("whitened_inputs", "first layer", "plain", "accuracy"),
-    "convergence_harm": lambda: differences("harm", "", "plain", "TrAct"),
-    "convergence_many": lambda: differences("many", "first layer", "plain", "accuracy"),
-    "convergence_rates": lambda: differences("rates", "", "plain", "TrAct"),
+    "convergence_harm": lambda: pictured("harm", "", "plain", "TrAct"),
+    "convergence_many": lambda: pictured("many", "first layer", "plain", "accuracy"),
+    "convergence_rates": lambda: pictured("rates", "", "plain", "TrAct"),
     "convergence_coverage": lambda: coverage.coverage(all_results()),
 }
 

@@ -98,6 +98,7 @@ def accuracy(values: Sequence[float]) -> str:
 def difference(before: Sequence[float], after: Sequence[float]) -> str:
     """Mean and sample standard deviation of the differences seed by seed, in percentage points."""
     mean, deviation = mean_and_deviation([100 * (b - a) for a, b in zip(before, after, strict=True)])
+    mean = round(mean, 1) + 0.0  # no negative zero
     return f"{mean:+.1f}" if math.isnan(deviation) else f"{mean:+.1f} ± {deviation:.1f}"
 
 

@@ -20,8 +20,8 @@ ONLY = {"many": ["vgg"], "lambda": ["width"], "rates": ["resnet_sgd"], "ablation
 def test_two_steps_of_every_run(
     name: str, tiny: Size, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if name == "batch":  # four of these are less than all images
-        tiny = dataclasses.replace(tiny, batch=4)
+    if name == "batch":  # four of these are less than all images, and an epoch may be one step
+        tiny = dataclasses.replace(tiny, batch=4, budgets=(2, 4, 8))
         monkeypatch.setitem(SIZES, "small", tiny)
     arguments = [name, "--data", str(image_folder), "--out", str(tmp_path), "--seeds", "0", "--steps", "2"]
     arguments += ["--device", "cpu", "--only", *ONLY.get(name, [""])]
