@@ -21,8 +21,8 @@ from tract_fx.ops.solve import regularise, scale_down, scaled_lam, solve_primal
 
 __all__ = ["alike_gradients"]
 
-# Elements of the rows, of the gradients of outputs and of the systems that are stacked at once: 2 MiB in float64.
-MOST_STACKED = 2**18
+# Elements of the rows, of the gradients of outputs and of the systems that are stacked at once: 4 MiB in float64.
+MOST_STACKED = 2**19
 
 
 @torch.library.custom_op("tract_fx::alike_gradients", mutates_args=())
@@ -51,7 +51,7 @@ def alike_gradients(
     for start in range(0, len(inputs), step):
         some = slice(start, start + step)
         # Results of an operator may not share memory.
-        found += [new.to(dtype, copy=True) for new in _stacked(inputs[some], output_gradients[some], lam, relative)]
+        found += torch.unbind_copy(_stacked(inputs[some], output_gradients[some], lam, relative).to(dtype))
     return found
 
 
@@ -80,10 +80,8 @@ def _one(input: Tensor, output_gradient: Tensor, lam: Tensor, relative: bool) ->
     return solve_primal(gram / rows, gradient * scale, lam, scale, relative=relative)[0]
 
 
-def _stacked(
-    inputs: Sequence[Tensor], output_gradients: Sequence[Tensor], lam: Tensor, relative: bool
-) -> tuple[Tensor, ...]:
-    """Of a few layers at once, in float64."""
+def _stacked(inputs: Sequence[Tensor], output_gradients: Sequence[Tensor], lam: Tensor, relative: bool) -> Tensor:
+    """Of a few layers at once, ``(layers, m, n)`` in float64."""
     X, dZ = (torch.stack(list(tensors)).to(torch.float64) for tensors in (inputs, output_gradients))
     rows, features = X.shape[1:]
     scale, by_layer = _scales(inputs[0].dtype, X)
@@ -92,13 +90,12 @@ def _stacked(
     matrix = (X @ X.mT if is_dual else X.mT @ X) / rows
     matrix = regularise(matrix, scaled_lam(matrix, lam, scale, features if relative else None))
     factor, info = torch.linalg.cholesky_ex(matrix)
-    is_solved = (info == 0)[:, None, None]
-    if is_dual:
-        product = torch.where(is_solved, torch.cholesky_solve(dZ, factor), dZ).mT @ X
-        return torch.where(is_solved, product / by_layer, product * by_layer).unbind()
-    gradient = X.mT @ dZ
-    solution = torch.cholesky_solve(gradient, factor) / by_layer
-    return torch.where(is_solved, solution, gradient * by_layer).mT.unbind()
+    solve = torch.cholesky_solve
+    new = solve(dZ, factor).mT @ X if is_dual else solve(X.mT @ dZ, factor).mT
+    new = new / by_layer if isinstance(by_layer, Tensor) else new
+    if info.any():
+        new = torch.where((info == 0)[:, None, None], new, dZ.mT @ X * by_layer)
+    return new
 
 
 def _scales(dtype: torch.dtype, rows: Tensor) -> tuple[Tensor | float, Tensor | float]:

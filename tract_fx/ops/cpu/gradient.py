@@ -5,10 +5,11 @@ standardised photographs and of 1e7 for raw pixels, and what is left of the larg
 float32 sums come out 100 to 100,000 times larger. Sums of products of two float32 numbers in float64 leave 1e-12, and as one
 product of large matrices they take about as long as the float32 gradient of a convolution of three channels does.
 
-Where the inverse amplifies little, sums in float32 of :data:`ROWS_OF_SUM` rows, which are added in float64, are exact
-enough and cost less. :mod:`tract_fx.ops.primal` decides. The error of such sums is modelled as in
+Where the inverse amplifies little, sums in float32 of :data:`ROWS_OF_SUM` rows are exact enough and cost less; a few of them
+are added in float32, all others in float64. :mod:`tract_fx.ops.primal` decides. The error of such sums is modelled as in
 :mod:`tract_fx.ops.cpu.product`: each partial sum is rounded by a random part of at most ``u = 2^-24``. Of ``b`` rows with
-the sum ``S``, the error has a variance of about ``u^2 / 3 * b / 2 * S^2``. Where rows cancel, partial sums are larger
+the sum ``S``, the error has a variance of about ``u^2 / 3 * b / 2 * S^2``. To add ``k`` of them makes ``b + k^2`` of ``b``:
+``k`` in its place, for a square that is at most ``k`` times the sum of theirs. Where rows cancel, partial sums are larger
 than what is left: the sum of the squares of the products then takes the place of ``S^2``.
 """
 
@@ -26,12 +27,13 @@ from tract_fx.ops.patches import PatchGeometry, pad, patch_view
 
 __all__ = ["RELATIVE_VARIANCE", "ROWS_OF_SUM", "add_gradient", "add_single_gradient"]
 
-# Rows that are added in float32.
+# Rows that a product adds in float32, and how many products are added before the sum goes to float64.
 ROWS_OF_SUM = 512
-# Elements of a block of float32 numbers: 1 MiB.
-SINGLE_ELEMENTS = 2**18
+SUMS_AT_ONCE = 4
+# Elements of a block of float32 numbers: 2 MiB.
+SINGLE_ELEMENTS = 2**19
 # Of the error of such a sum, relative to its square.
-RELATIVE_VARIANCE = UNIT_ROUNDOFF**2 / 3 * ROWS_OF_SUM / 2
+RELATIVE_VARIANCE = UNIT_ROUNDOFF**2 / 3 * (ROWS_OF_SUM + SUMS_AT_ONCE**2) / 2
 
 
 def add_gradient(result: Tensor, input: Tensor, output_gradient: Tensor, geometry: PatchGeometry) -> None:
@@ -64,8 +66,10 @@ def add_single_gradient(result: Tensor, input: Tensor, output_gradient: Tensor, 
         ``(n,)`` in float64: the squares of all sums, added over them and over outputs.
     """
     geometry = dataclasses.replace(geometry, groups=1)
-    squares = result.new_zeros(result.shape[1])
-    limit = max(1, SINGLE_ELEMENTS // sum(result.shape) // ROWS_OF_SUM) * ROWS_OF_SUM
+    outputs_first = result.shape[0] >= result.shape[1]  # a product is faster whose left factor is the longer one
+    total = torch.zeros_like(result if outputs_first else result.T, memory_format=torch.contiguous_format)
+    squares = torch.zeros_like(total, dtype=torch.float32)
+    limit = min(SUMS_AT_ONCE, max(1, SINGLE_ELEMENTS // sum(result.shape) // ROWS_OF_SUM)) * ROWS_OF_SUM
     images = padded_chunks(input)
     for part, gradients in zip(images, output_gradient.split(len(images[0])), strict=True):
         view = patch_view(pad(part, geometry), geometry)[0]
@@ -73,21 +77,23 @@ def add_single_gradient(result: Tensor, input: Tensor, output_gradient: Tensor, 
         split = 1 + len(geometry.kernel_size)
         for box in boxes(outputs.shape[1:], limit):
             columns = view[(..., *box)].to(torch.float32).flatten(split).flatten(0, split - 1)
-            for sums in _sums(outputs[:, *box].to(torch.float32).flatten(1), columns):
-                result.add_(sums[0] if len(sums) == 1 else sums.sum(0, dtype=torch.float64))
-                squares.add_(sums.square_().sum((0, 1)))
+            rows = outputs[:, *box].to(torch.float32).flatten(1)
+            for sums in _sums(rows, columns) if outputs_first else _sums(columns, rows):
+                total.add_(sums.sum(0))
+                squares.add_(sums.square_().sum(0))
         del view
-    return squares
+    result.add_(total if outputs_first else total.T)
+    return squares.sum(0 if outputs_first else 1, dtype=torch.float64)
 
 
-def _sums(outputs: Tensor, columns: Tensor) -> Iterator[Tensor]:
-    """Products ``(sums, m, n)`` of ``(m, rows)`` and ``(n, rows)``, summed over :data:`ROWS_OF_SUM` rows or fewer."""
-    whole = outputs.shape[1] // ROWS_OF_SUM * ROWS_OF_SUM
+def _sums(first: Tensor, second: Tensor) -> Iterator[Tensor]:
+    """Products ``(sums, k, l)`` of ``(k, rows)`` and ``(l, rows)``, summed over :data:`ROWS_OF_SUM` rows or fewer."""
+    whole = first.shape[1] // ROWS_OF_SUM * ROWS_OF_SUM
     if whole:
-        left, right = (tensor[:, :whole].unflatten(1, (-1, ROWS_OF_SUM)) for tensor in (outputs, columns))
+        left, right = (tensor[:, :whole].unflatten(1, (-1, ROWS_OF_SUM)) for tensor in (first, second))
         yield left.transpose(0, 1) @ right.permute(1, 2, 0)
-    if whole < outputs.shape[1]:
-        yield (outputs[:, whole:] @ columns[:, whole:].T)[None]
+    if whole < first.shape[1]:
+        yield (first[:, whole:] @ second[:, whole:].T)[None]
 
 
 def _columns(view: Tensor, split: int, scratch: Scratch) -> Tensor:

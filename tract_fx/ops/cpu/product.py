@@ -66,7 +66,7 @@ def estimated_error(coefficients: Tensor, kernel: Tensor, patches: Tensor) -> fl
         return 0.0
     if not max(size, size * trace.sqrt()) < torch.finfo(torch.float32).max:
         return math.inf
-    unit = (coefficients / size).to(torch.float32)
+    unit = coefficients.to(torch.float32).div_(size)
     overlaps = kernel * (unit @ unit.T)
     partial = overlaps.cumsum(0).cumsum(1).diagonal().clamp(min=0)
     rounding = (UNIT_ROUNDOFF**2 / 3) * (partial.sum() + overlaps.diagonal().sum())
