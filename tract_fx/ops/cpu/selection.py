@@ -27,7 +27,7 @@ Algorithm = Literal["plain", "toeplitz", "spectral"]
 PATCH_ELEMENT = 55
 PATCH_RUN = 400
 # Clearing, mirroring and adding up an element of the Gram matrix of tiles.
-TILE_ELEMENT = 300
+TILE_ELEMENT = 150
 # A tile is taken where it costs less than this part of single outputs: small gains are within the error of the prediction.
 TILE_GAIN = 0.75
 # Outputs along an axis in a tile, and features of a tile, whose Gram matrix is in memory three times.
