@@ -95,7 +95,8 @@ def _kept() -> dict[Hashable, bool]:
 
 
 def _is_faster(matrix: Tensor, gradient: Tensor, library: Solver) -> bool:
-    kernel, other = (measure(lambda way=way: way(matrix, gradient), (0.5,))[0] for way in (eliminated, library))
+    ways = (eliminated, library)
+    kernel, other = (measure(functools.partial(way, matrix, gradient), (0.5,))[0] for way in ways)
     log.debug("systems of %s: %g ms by the kernel, %g ms by the library", tuple(gradient.shape), kernel, other)
     return kernel < other
 

@@ -57,8 +57,8 @@ def a_device_with_slow_float64(monkeypatch: pytest.MonkeyPatch) -> None:
         return [1.0] * len(quantiles)
 
     checked: dict[Any, Any] = {}
-    kernels = launch._kernels.__wrapped__()
     monkeypatch.setattr(configs, "measure", measure)
+    kernels = launch._kernels.__wrapped__()  # which look for it now
     monkeypatch.setattr(launch, "_kernels", lambda: kernels)
     monkeypatch.setattr(verification, "_checked", lambda: checked)
     monkeypatch.setattr(Device, "of", classmethod(lambda cls, tensor: SLOW))
