@@ -8,45 +8,42 @@ variable of the code that calls the piece.
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
 from tract_fx import compat
-from tract_fx.compile.between import arguments_of
-from tract_fx.compile.model_frame import ModelFrame, calls_around
+from tract_fx.compile.between import calls_of_modules
+from tract_fx.compile.model_frame import ModelFrame
 from tract_fx.compile.model_names import modules_of
 from tract_fx.passes.joint_graph import GraphInput, Role, is_condition
 
 __all__ = ["beside_signals"]
 
 
-def beside_signals(gm: GraphModule, inputs: tuple[GraphInput, ...], frame: ModelFrame) -> tuple[GraphInput, ...]:
+def beside_signals(inputs: tuple[GraphInput, ...], frame: ModelFrame) -> tuple[GraphInput, ...]:
     """The inputs, with the conditions marked beside which a signal is fed to another graph of the same model."""
     roles = {item.role for item in inputs}
-    if Role.CONDITION not in roles or not roles.isdisjoint((Role.DATA, Role.ACTIVATION)) or frame.model is None:
+    if Role.CONDITION not in roles or not roles.isdisjoint((Role.DATA, Role.ACTIVATION)) or frame.whole is None:
         return inputs
-    if not any(_is_signal(value) for value in _tensors(_variables(gm, frame))):
+    if not any(map(_is_signal, _tensors(_variables(frame.whole)))):
         return inputs
     return tuple(
         dataclasses.replace(item, beside_signal=True) if item.role is Role.CONDITION else item for item in inputs
     )
 
 
-def _variables(gm: GraphModule, frame: ModelFrame) -> Iterator[Any]:
-    """What the code around a graph holds, in the model of which the graph is a part."""
-    assert frame.model is not None
-    is_part = frame.whole is not frame.model
-    if compat.break_reason(gm) is not None or is_part:
-        yield from compat.compiled_frame_locals().values()
-        yield from arguments_of(frame.model) or ()
-    if is_part and frame.whole is not None:
-        inside = {module for _, module in modules_of(frame.whole)}
-        for module, variables in calls_around(frame.model):
-            yield from variables.values() if module in inside else ()
+def _variables(model: torch.nn.Module) -> Iterator[Any]:
+    """What the code of a model holds that is running, and that of the frame that is being compiled."""
+    yield from compat.compiled_frame_locals().values()
+    inside = {module for _, module in modules_of(model)}
+    for variables in calls_of_modules(sys._getframe()):
+        owner = variables["self"]
+        if (compat.compiled_module(owner) or owner) in inside:
+            yield from variables.values()
 
 
 def _tensors(values: Iterable[Any]) -> Iterator[torch.Tensor]:
