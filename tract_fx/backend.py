@@ -300,7 +300,7 @@ class TractBackend:
         frame = current_frame(gm)
         settings = dataclasses.replace(settings, layers=frame.with_aliases(settings.layers))
         inputs = frame.named(classify(gm, example_inputs, frame.naming, frame.model), example_inputs)
-        inputs = beside_signals(inputs, frame)
+        inputs = beside_signals(gm, inputs, frame)
         guard_names(gm, settings.layers, frame.whole)
         groups = sharing_groups(settings.process_group) if self._trains else ()
         captured = Captured(gm, example_inputs, inputs, frame.naming, settings, groups)

@@ -13,10 +13,11 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
+from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
 from tract_fx import compat
-from tract_fx.compile.between import calls_of_modules
+from tract_fx.compile.between import frames_of_modules
 from tract_fx.compile.model_frame import ModelFrame
 from tract_fx.compile.model_names import modules_of
 from tract_fx.passes.joint_graph import GraphInput, Role, is_condition
@@ -24,26 +25,34 @@ from tract_fx.passes.joint_graph import GraphInput, Role, is_condition
 __all__ = ["beside_signals"]
 
 
-def beside_signals(inputs: tuple[GraphInput, ...], frame: ModelFrame) -> tuple[GraphInput, ...]:
+def beside_signals(gm: GraphModule, inputs: tuple[GraphInput, ...], frame: ModelFrame) -> tuple[GraphInput, ...]:
     """The inputs, with the conditions marked beside which a signal is fed to another graph of the same model."""
     roles = {item.role for item in inputs}
-    if Role.CONDITION not in roles or not roles.isdisjoint((Role.DATA, Role.ACTIVATION)) or frame.whole is None:
+    if Role.CONDITION not in roles or not roles.isdisjoint((Role.DATA, Role.ACTIVATION)):
         return inputs
-    if not any(map(_is_signal, _tensors(_variables(frame.whole)))):
+    if not any(map(_is_signal, _tensors(_variables(gm, frame)))):
         return inputs
     return tuple(
         dataclasses.replace(item, beside_signal=True) if item.role is Role.CONDITION else item for item in inputs
     )
 
 
-def _variables(model: torch.nn.Module) -> Iterator[Any]:
-    """What the code of a model holds that is running, and that of the frame that is being compiled."""
-    yield from compat.compiled_frame_locals().values()
-    inside = {module for _, module in modules_of(model)}
-    for variables in calls_of_modules(sys._getframe()):
-        owner = variables["self"]
-        if (compat.compiled_module(owner) or owner) in inside:
-            yield from variables.values()
+def _variables(gm: GraphModule, frame: ModelFrame) -> Iterator[Any]:
+    """What the code around a graph holds, in the model of which the graph is a part; nothing for a graph of all its code."""
+    if frame.whole is None:
+        return
+    inside = {module for _, module in modules_of(frame.whole)}
+    calls = [
+        found
+        for found in frames_of_modules(sys._getframe())
+        if (compat.compiled_module(found.f_locals["self"]) or found.f_locals["self"]) in inside
+    ]
+    # Other frames than those with which torch calls a compiled module are code that is running.
+    inner = any(not str(found.f_globals.get("__name__")).startswith("torch.") for found in calls)
+    if inner or frame.whole is not frame.model or compat.break_reason(gm) is not None:
+        yield from compat.compiled_frame_locals().values()
+        for found in calls:
+            yield from found.f_locals.values()
 
 
 def _tensors(values: Iterable[Any]) -> Iterator[torch.Tensor]:
