@@ -11,7 +11,6 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from types import FrameType
-from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node

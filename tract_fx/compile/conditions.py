@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch.fx import GraphModule
-from torch.utils import _pytree as pytree
 
 from tract_fx import compat
 from tract_fx.compile.between import frames_of_modules
@@ -57,7 +56,7 @@ def _variables(gm: GraphModule, frame: ModelFrame) -> Iterator[Any]:
 
 def _tensors(values: Iterable[Any]) -> Iterator[torch.Tensor]:
     for value in values:
-        yield from (item for item in pytree.tree_leaves(value) if isinstance(item, torch.Tensor))
+        yield from (item for item in compat.pytree.tree_leaves(value) if isinstance(item, torch.Tensor))
 
 
 def _is_signal(value: torch.Tensor) -> bool:

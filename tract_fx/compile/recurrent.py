@@ -59,7 +59,9 @@ def zeros_among(gm: GraphModule, inputs: Sequence[GraphInput]) -> frozenset[int]
 
 
 def _is_zero(value: torch.Tensor | None) -> bool:
-    return type(value) is torch.Tensor and value.device.type != "meta" and not bool(value.any())
+    if value is None or type(value) is not torch.Tensor or value.device.type == "meta":
+        return False
+    return not bool(value.any())
 
 
 def note_fed_by_data(record: GraphRecord, rewritten: Mapping[str, torch.Tensor], zeros: frozenset[int]) -> None:
