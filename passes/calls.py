@@ -23,7 +23,7 @@ __all__ = ["Call", "Kind", "Side", "calls", "is_layer_operator"]
 
 CONVOLUTION = "convolution"
 # Matrix products, with the position of their first factor among the arguments.
-PRODUCTS = {"mm": 0, "addmm": 1, "bmm": 0, "baddbmm": 1, "mv": 0, "addmv": 1}
+PRODUCTS = {"mm": 0, "addmm": 1, "bmm": 0, "baddbmm": 1, "mv": 0, "addmv": 1, "addbmm": 1}
 
 
 class Kind(enum.Enum):
@@ -65,6 +65,11 @@ class Call:
     def sequence_number(self) -> int | None:
         """Number that autograd gave to the operation; the nodes that differentiate it carry the same."""
         return self.output.meta.get("seq_nr")
+
+    @property
+    def sums_batch(self) -> bool:
+        """Whether the products of a batch are added up: one product with the features of all of them."""
+        return self.operator == "addbmm"
 
     @property
     def summed_dimension(self) -> int:
@@ -129,7 +134,7 @@ def calls(joint: JointGraph, is_weight: Callable[[Node], bool]) -> Iterator[Call
         if target == CONVOLUTION:
             if is_weight(node.args[1]):
                 yield _convolution(node)
-        elif target in PRODUCTS:
+        elif target in PRODUCTS and (operator != "addbmm" or target == operator):
             first = PRODUCTS[target]
             yield from _product(target, node.args[first], node.args[first + 1], (node,), is_weight)
         elif operator in PRODUCTS:
@@ -160,8 +165,9 @@ def _decomposed_product(operator: str, nodes: tuple[Node, ...], is_weight: Calla
     inside = set(nodes)
     outside = dict.fromkeys(operand for node in nodes for operand in node.all_input_nodes if operand not in inside)
     tensors = [operand for operand in outside if isinstance(operand.meta.get("val"), torch.Tensor)]
-    if len(tensors) > 2:  # a bias has one dimension, and what it is added to has two
-        tensors = [operand for operand in tensors if operand.meta["val"].dim() >= 2]
+    if len(tensors) > 2:  # a bias has fewer dimensions than the factors
+        most = max(operand.meta["val"].dim() for operand in tensors)
+        tensors = [operand for operand in tensors if operand.meta["val"].dim() >= (most if most > 2 else 2)]
     weights = [operand for operand in tensors if is_weight(operand)]
     inputs = [operand for operand in tensors if not is_weight(operand)]
     if len(weights) == len(inputs) == 1:

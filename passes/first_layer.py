@@ -35,7 +35,6 @@ from tract_fx.passes.obstacles import (
     obstacle_in_batch,
     opaque_products,
     other_products,
-    why_opaque,
 )
 from tract_fx.passes.weight_gradient import AmbiguousGradientError, WeightGradient, weight_gradient
 from tract_fx.records import RejectionKind
@@ -252,8 +251,9 @@ def _match(
         return Rejection(RejectionKind.UNSUPPORTED, layer, weights, call.operator, reason, remedy)
 
     batch = batch_of(call.weight) if call.weight.meta["val"].dim() == 3 and call.kind is Kind.PRODUCT else ()
-    if (found := obstacle(joint, call, weights) or obstacle_in_batch(batch)) is not None:
+    if (found := obstacle(joint, call, weights) or obstacle_in_batch(call, batch)) is not None:
         return refuse(found.reason, found.remedy)
+    batch = () if call.sums_batch else batch
     try:
         gradient = weight_gradient(joint, call)
     except AmbiguousGradientError as error:
@@ -310,6 +310,8 @@ def _sizes(call: Call, batch: tuple[BatchDimension, ...]) -> tuple[Size, int, in
     if len(shape) == 1:
         return 1, shape[0], 1
     rows, features = (shape[-2], shape[-1]) if call.side is Side.RIGHT else (shape[-1], shape[-2])
+    if call.sums_batch:
+        return rows, shape[0] * features, 1
     shared = math.prod(item.size for item in batch if item.shared)
     return shared * rows, features, math.prod(item.size for item in batch if not item.shared)
 
@@ -351,8 +353,6 @@ def _no_first_layer(
         why = "that layer is also fed by trainable values (a recurrent cell)"
     elif is_layer_operator(op):
         why = _without_gradient(joint, use)
-    elif op == "addbmm":
-        why = why_opaque(op)
     elif "embedding" in op:
         why = "a look-up in a table multiplies no rows with a weight"
     elif "norm" in op:

@@ -26,7 +26,6 @@ __all__ = [
     "obstacle_in_batch",
     "opaque_products",
     "other_products",
-    "why_opaque",
 ]
 
 # Operators with which the closed form begins.
@@ -117,8 +116,10 @@ def obstacle(joint: JointGraph, call: Call, weights: Iterable[str]) -> Obstacle 
     return None
 
 
-def obstacle_in_batch(batch: Sequence[BatchDimension]) -> Obstacle | None:
+def obstacle_in_batch(call: Call, batch: Sequence[BatchDimension]) -> Obstacle | None:
     """The reason why rows and groups cannot be separated in the batch of a batched product, or None."""
+    if call.sums_batch and any(item.shared for item in batch):
+        return Obstacle("products with one weight are added up; add up their inputs, and multiply once")
     dynamic = sum(isinstance(item.size, torch.SymInt) for item in batch)
     if dynamic > 1 and any(item.shared for item in batch):
         return Obstacle("its weight is broadcast along several dimensions of sizes that are known at run time only")
@@ -153,15 +154,8 @@ def opaque_products(joint: JointGraph, depends: dict[Node, Dependence]) -> Itera
     for node in joint.forward_nodes:
         if _is_opaque(node) and (weights := _weights_that_meet_data(node, depends)):
             operator = operator_of(node)
-            reason = f"data meets a weight in {operator}, and {why_opaque(operator)}"
+            reason = f"data meets a weight in {operator}, and this pass cannot see its products"
             yield OtherProduct(node, operator, weights, reason)
-
-
-def why_opaque(operator: str) -> str:
-    """What about an operator keeps this pass from its products."""
-    if operator == "addbmm":
-        return 'that adds up a batch of products; torch.einsum("bij,bjk->ik", ...) is the same as one product'
-    return "this pass cannot see its products"
 
 
 def _weights_that_meet_data(node: Node, depends: dict[Node, Dependence]) -> tuple[str, ...]:
@@ -175,8 +169,7 @@ def _weights_that_meet_data(node: Node, depends: dict[Node, Dependence]) -> tupl
 def _is_opaque(node: Node) -> bool:
     if isinstance(node.target, compat.HigherOrderOperator):
         return True
-    foreign = isinstance(node.target, compat.OpOverload) and node.target.namespace not in _KNOWN_NAMESPACES
-    return foreign or target_of(node) == "addbmm"
+    return isinstance(node.target, compat.OpOverload) and node.target.namespace not in _KNOWN_NAMESPACES
 
 
 def differentiated_by_hand(
@@ -223,7 +216,7 @@ def _of_parts(joint: JointGraph, call: Call, weights: Iterable[str]) -> str | No
 
 def _has_outputs_first(call: Call, parameters: Iterable[Node]) -> bool:
     """Whether dimension 0 of the parameter counts the outputs of the layer: ``x @ w.T``, a convolution, or ``w @ x``."""
-    if isinstance(call.geometry, TransposedGeometry):
+    if isinstance(call.geometry, TransposedGeometry) or call.sums_batch:
         return False
     node, transposed = call.weight, False
     while target_of(node) in SAME_VALUES:

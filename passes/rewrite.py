@@ -52,7 +52,7 @@ from tract_fx.ops.operands import LayerOperands, Operands, laid_out_as, layer_op
 from tract_fx.ops.patches import LINEAR, PatchGeometry
 from tract_fx.ops.transposed import systems_of
 from tract_fx.passes.batch import Folding
-from tract_fx.passes.calls import Kind, Side
+from tract_fx.passes.calls import Call, Kind, Side
 from tract_fx.passes.first_layer import REWRITTEN, Form, Match
 from tract_fx.passes.joint_graph import is_backward
 
@@ -315,7 +315,11 @@ def _systems(match: Match, input: Tensor) -> tuple[list[tuple[Tensor, PatchGeome
 
 def _product_rows(match: Match, input: Tensor) -> tuple[Tensor, Folding | None]:
     """``(groups, r, n)``, and how batch entries were folded into rows."""
-    rows = _matrix(input, match.call.side is Side.LEFT, vector_is_row=True)
+    rows = _matrix(
+        _joined(match.call, input, is_left=match.call.side is Side.RIGHT),
+        match.call.side is Side.LEFT,
+        vector_is_row=True,
+    )
     if not match.shared_batch:
         return rows, None
     folding = Folding(rows, match.batch)
@@ -327,8 +331,8 @@ def product_operands(match: Match, input: Tensor, gradient: Tensor, output_gradi
     left = match.call.side is Side.LEFT
     rows, folding = _product_rows(match, input)
     outputs = _matrix(output_gradient, left, vector_is_row=left)
-    weights = _matrix(gradient, not left, vector_is_row=True)
     shape, dims = gradient.shape, gradient.dim()
+    weights = _matrix(_joined(match.call, gradient, is_left=left), not left, vector_is_row=True)
     if match.gradient.scale != 1:
         outputs = outputs.to(torch.float64) * match.gradient.scale
     as_before = weights.shape
@@ -340,6 +344,8 @@ def product_operands(match: Match, input: Tensor, gradient: Tensor, output_gradi
     def restore(new: Tensor) -> Tensor:
         if folding is not None:
             new = folding.unfold(new, as_before)
+        if left and match.call.sums_batch:
+            return new.reshape(shape[1], shape[0], shape[2]).transpose(0, 1)
         return (new if left or dims == 1 else new.transpose(1, 2)).reshape(shape)
 
     return Operands(
@@ -353,6 +359,13 @@ def product_operands(match: Match, input: Tensor, gradient: Tensor, output_gradi
         restore=restore,
         by_entry=by_entry,
     )
+
+
+def _joined(call: Call, factor: Tensor, *, is_left: bool) -> Tensor:
+    """A factor of a product; where a batch of products is added up, those factors side by side or one below another."""
+    if not call.sums_batch:
+        return factor
+    return factor.transpose(0, 1).flatten(1) if is_left else factor.flatten(0, 1)
 
 
 def _gradients_by_entry(left: bool, input: Tensor, outputs: Tensor, folding: Folding) -> Tensor:

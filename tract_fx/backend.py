@@ -11,7 +11,7 @@ import torch
 
 from tract_fx import compat, process_state
 from tract_fx.compile import skipped
-from tract_fx.compile.between import weights_fed_between
+from tract_fx.compile.around import Around
 from tract_fx.compile.captured import Captured
 from tract_fx.compile.choices import saw_choice
 from tract_fx.compile.compilers import Compiled, CompileGraph, compile_graph
@@ -21,7 +21,7 @@ from tract_fx.compile.lam_input import LamValue
 from tract_fx.compile.model_frame import ModelFrame, current_frame, enclosing_model
 from tract_fx.compile.origins import outputs_of, recording_outputs
 from tract_fx.compile.raised_lam import watching_lam
-from tract_fx.compile.reporting import check_names, report_findings, warn_about_inputs
+from tract_fx.compile.reporting import check_names, report_findings
 from tract_fx.compile.second_uses import watch, watching
 from tract_fx.distributed import agreement
 from tract_fx.distributed.groups import sharing_groups, warn_about_own_covariance
@@ -305,7 +305,7 @@ class TractBackend:
         groups = sharing_groups(settings.process_group) if self._trains else ()
         captured = Captured(gm, example_inputs, inputs, frame.naming, settings, groups)
         outputs = outputs_of(gm, inputs)  # before the compiler changes the graph
-        fed_between = weights_fed_between(gm, inputs, frame.model) if self._chooses_first else frozenset()
+        around = Around.of(gm, inputs, frame.model) if self._chooses_first else None
         try:
             check_names(settings.layers, frame, captured.inputs)
             compiled = self._compile_graph(captured, self._lam.enter(gm, captured.parameter_device))
@@ -318,8 +318,10 @@ class TractBackend:
             )
         self._records.append(compiled.record)
         if self._trains:
-            self._warn_about_inputs(frame, compiled, fed_between)
-            self._report(captured, frame, compiled)
+            graph = _training_graph(captured, frame, compiled)
+            if around is not None:
+                around.warn(graph, compiled.record, self._warned)
+            self._report(captured, graph, frame, compiled)
             call = watching(compiled.call) if torch.is_grad_enabled() else compiled.call
             if settings.on_unsupported != "ignore":
                 call = watching_lam(call, compiled.record, self._lam, self._warned)
@@ -328,15 +330,11 @@ class TractBackend:
 
     @property
     def _chooses_first(self) -> bool:
-        """Whether training graphs are compiled now, and their first layers are found and not named."""
-        return self._trains and torch.is_grad_enabled() and self.options.layers == "first"
+        """Whether training graphs are compiled now, their first layers are found and not named, and warnings are wanted."""
+        wanted = self.options.layers == "first" and self.options.on_unsupported != "ignore"
+        return wanted and self._trains and torch.is_grad_enabled()
 
-    def _warn_about_inputs(self, frame: ModelFrame, compiled: Compiled, fed_between: frozenset[str]) -> None:
-        if fed_between and self.options.on_unsupported != "ignore":
-            earlier = skipped.rewritten_in(frame.model)
-            warn_about_inputs(compiled.record, fed_between, earlier, self._warned)
-
-    def _report(self, captured: Captured, frame: ModelFrame, compiled: Compiled) -> None:
+    def _report(self, captured: Captured, graph: skipped.TrainingGraph, frame: ModelFrame, compiled: Compiled) -> None:
         """Log the findings, warn, and record which parameters are inputs of a compiled graph."""
         settings, matched = captured.settings, bool(compiled.record.matches)
         suppress_warnings = settings.on_unsupported == "ignore"
@@ -345,7 +343,6 @@ class TractBackend:
             warn_about_own_covariance("tract_backend(...) or to the options of torch.compile", self._warned)
         if torch.is_grad_enabled():
             owner = tract if self._warned is process_state.warned else self
-            graph = _training_graph(captured, frame, compiled)
             compiled_here = process_state.training.setdefault(self, weakref.WeakValueDictionary())
             compiled_here.update({id(parameter): parameter for parameter in graph.parameters})
             skipped.saw_graph(graph, owner, suppress_warnings=suppress_warnings)
@@ -367,10 +364,11 @@ def _training_graph(captured: Captured, frame: ModelFrame, compiled: Compiled) -
         model=frame.model,
         names=frozenset(map(frame.in_part, trained)),
         parameters=tuple(example for name, example in held.items() if name in trained),
+        held=held,
         rewritten={name: example for name, example in held.items() if name in rewritten},
         matched=bool(record.matches),
         frozen=bool(held) and not trained,
-        warned=any(item.severity is not Severity.NOTE for item in record.rejections),
+        warned=any(item.severity is not Severity.NOTE for item in record.rejections) or compat.is_in_later_stage(),
         reasons=tuple(str(item) for item in record.rejections if item.kind == RejectionKind.CONSTANT_INPUT.value),
         enclosing=enclosing_model(frame.model),
     )

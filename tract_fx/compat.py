@@ -67,6 +67,7 @@ __all__ = [
     "TangentAOTInput",
     "ViewBaseAOTInput",
     "active_engine",
+    "active_stage",
     "add_guard",
     "aot_eager",
     "break_reason",
@@ -207,20 +208,26 @@ def current_backward_pass() -> int:
     return torch._C._current_graph_task_id()
 
 
+def active_stage() -> Any:
+    """The stage of ``torch.distributed.pipelining`` that is calling its module; None where there is none."""
+    if "torch.distributed.pipelining" not in sys.modules:
+        return None
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        owner = frame.f_locals.get("self")
+        if any(base.__module__ == "torch.distributed.pipelining.stage" for base in type(owner).__mro__):
+            return owner
+        frame = frame.f_back
+    return None
+
+
 def is_in_later_stage() -> bool:
-    """Whether a stage of ``torch.distributed.pipelining`` other than the first is calling its module.
+    """Whether a stage of a pipeline other than the first is calling its module.
 
     It calls it with leaves that require grad, into which it has received what the stage before it computed.
     """
-    if "torch.distributed.pipelining" not in sys.modules:
-        return False
-    frame: FrameType | None = sys._getframe()
-    while frame is not None:
-        owner = type(frame.f_locals.get("self"))
-        if any(base.__module__ == "torch.distributed.pipelining.stage" for base in owner.__mro__):
-            return not frame.f_locals["self"].is_first
-        frame = frame.f_back
-    return False
+    stage = active_stage()
+    return stage is not None and not stage.is_first
 
 
 def register_first_hook(tensor: torch.Tensor, hook: Callable[[torch.Tensor], None]) -> None:

@@ -12,6 +12,8 @@
 - A parameter may be in several models, and parts of a model may be compiled without the rest: what each backend compiled,
   and which parameters have a new gradient, is kept in :data:`backends` and :data:`rewritten`.
 - A name in ``layers=[...]`` may belong to a layer that no graph holds: :data:`chosen` has the names of each backend.
+- A recurrent cell that is compiled by itself has one graph for its first step, which data alone feed, and another one for
+  the others: :data:`fed_by_data` has the weights that are rewritten where data alone feed their layer.
 - A rewritten weight may be used again by code that is not compiled: :data:`watches`, by parameter, compares the gradient
   that graphs have computed with the one that arrives.
 - A second model with the structure of a first one runs the code that was compiled for the first: :data:`structures`.
@@ -46,6 +48,7 @@ __all__ = [
     "asked",
     "backends",
     "chosen",
+    "fed_by_data",
     "looked",
     "models",
     "named",
@@ -135,6 +138,7 @@ asked: weakref.WeakKeyDictionary[object, Any] = weakref.WeakKeyDictionary()
 training: weakref.WeakKeyDictionary[Any, weakref.WeakValueDictionary[int, torch.Tensor]] = weakref.WeakKeyDictionary()
 backends: weakref.WeakKeyDictionary[object, BackendStatus] = weakref.WeakKeyDictionary()
 chosen: weakref.WeakKeyDictionary[Any, ChosenLayers] = weakref.WeakKeyDictionary()
+fed_by_data: weakref.WeakValueDictionary[int, torch.Tensor] = weakref.WeakValueDictionary()
 looked: weakref.WeakValueDictionary[int, torch.Tensor] = weakref.WeakValueDictionary()
 rewritten: weakref.WeakValueDictionary[int, torch.Tensor] = weakref.WeakValueDictionary()
 watches: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()

@@ -97,6 +97,94 @@ def test_compiled_parts_without_the_first_layer() -> None:
     assert step(model, model(X).sum()) == []
 
 
+class Block(nn.Module):
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.fc = nn.Linear(features, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.fc(x))
+
+
+class Blocks(nn.Module):
+    """Blocks that are compiled each by itself, and a layer whose name one in each of them has, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks, self.fc = nn.ModuleList([Block(6), Block(4), Block(4)]), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return self.fc(x)
+
+
+class Around(nn.Module):
+    """A wrapper without parameters of its own, as that for several processes."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.module(x)
+
+
+def plain_gradients(model: nn.Module) -> dict[str, Tensor]:
+    with torch.compiler.set_stance("force_eager"):
+        names, parameters = zip(*model.named_parameters(), strict=True)
+        return dict(zip(names, torch.autograd.grad(model(X).square().sum(), parameters), strict=True))
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+@pytest.mark.parametrize(
+    ("layers", "found"),
+    [
+        ("first", ["blocks.0.fc.weight"]),
+        (["blocks.0.fc"], ["blocks.0.fc.weight"]),
+        (["blocks.2.fc.weight"], ["blocks.2.fc.weight"]),
+        (["blocks.0", "blocks.1.fc"], ["blocks.1.fc.weight"]),
+    ],
+)
+def test_blocks_that_are_compiled_by_themselves_have_the_names_of_the_model(
+    layers: str | list[str], found: list[str], wrapped: bool
+) -> None:
+    """And a name means the block that it names, though Dynamo runs one compiled code for several."""
+    torch._dynamo.reset()
+    model, backend = Blocks(), tract_backend(inner="aot_eager", layers=layers, on_unsupported="warn")
+    for block in model.blocks:
+        block.compile(backend=backend)
+    plain = plain_gradients(model)
+    (Around(model) if wrapped else model)(X).square().sum().backward()
+    assert [match.weight for match in backend.matches] == found
+    changed = [name for name, item in model.named_parameters() if not torch.allclose(item.grad, plain[name], rtol=1e-4)]
+    assert changed == found
+
+
+def test_a_name_that_the_whole_model_does_not_have_may_be_one_of_a_block() -> None:
+    class Stemless(Blocks):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head, self.fc = self.fc, nn.Identity()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(super().forward(x))
+
+    model, backend = Stemless(), tract_backend(inner="aot_eager", layers=["fc.weight"])
+    model.blocks[1].compile(backend=backend)
+    assert step(model, model(X).square().sum()) == []
+    assert [match.weight for match in backend.matches] == ["blocks.1.fc.weight"]
+
+
+def test_a_chosen_layer_outside_of_the_blocks_that_are_compiled() -> None:
+    model = Blocks()
+    for block in model.blocks:
+        block.compile(backend=tract_backend(inner="aot_eager", layers=["fc"]))
+    model(X).square().sum().backward()
+    with pytest.raises(UnsupportedLayerError, match=r"'fc' in layers=.*fc\.weight, fc\.bias trained, and no compiled"):
+        torch.optim.SGD(model.parameters(), lr=0.1).step()
+
+
 def test_training_through_a_method_that_is_not_compiled() -> None:
     model = Net()
     model.compile(backend=tract_backend(inner="aot_eager"))
@@ -118,13 +206,13 @@ def test_data_in_an_opaque_operator_beside_a_match() -> None:
     class Both(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.stem, self.w = nn.Linear(6, 4), nn.Parameter(torch.randn(3, 6, 4))
+            self.stem, self.one, self.two = (nn.Linear(6, 4) for _ in range(3))
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.stem(x) + torch.addbmm(torch.zeros(9, 4), x.expand(3, 9, 6), self.w)
+            return self.stem(x) + torch.cond(x.sum() > 0, lambda x: self.one(x), lambda x: self.two(x), (x,))
 
     backend = tract_backend(inner="aot_eager")
-    with pytest.warns(TractWarning, match="data meets a weight in addbmm, and that adds up"):
+    with pytest.warns(TractWarning, match="data meets a weight in cond, and this pass cannot see its products"):
         torch.compile(Both(), backend=backend)(X).sum().backward()
     assert [match.weight for match in backend.matches] == ["stem.weight"]
 

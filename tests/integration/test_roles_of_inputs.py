@@ -132,3 +132,24 @@ def test_named_block_where_dynamo_shares_code(name: int) -> None:
     compiled = torch.compile(net, backend=tract_backend(LAM, layers=[f"{name}.fc"], inner="aot_eager"))
     for index, block in enumerate(net):
         assert_rewritten(block.fc, lambda: compiled(x), rewritten=index == name)
+
+
+class PipelineStage:
+    """Calls its module as a stage of a pipeline does, with what it has received: a leaf that requires grad."""
+
+    __module__ = "torch.distributed.pipelining.stage"
+
+    def __init__(self, module: nn.Module, *, is_first: bool) -> None:
+        self.module, self.is_first, self.group_size = module, is_first, 1
+
+    def forward_one_chunk(self, x: Tensor) -> Tensor:
+        return self.module(x)
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_what_a_later_stage_of_a_pipeline_receives_is_an_activation(is_first: bool) -> None:
+    import torch.distributed.pipelining
+
+    block, x = Block(), torch.randn(20, 6, requires_grad=True)
+    stage = PipelineStage(torch.compile(block, backend=tract_backend(LAM, inner="aot_eager")), is_first=is_first)
+    assert_rewritten(block.fc, lambda: stage.forward_one_chunk(x), rewritten=is_first)

@@ -141,3 +141,98 @@ def test_nothing_is_said_of_a_time_step_in_a_later_graph() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", TractWarning)
         model(nn.Linear(5, 4)(torch.randn(9, 5))).sum().backward()
+
+
+class Time(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, time: Tensor) -> Tensor:
+        return self.layer(torch.cat([time[:, None].sin(), time[:, None].cos()], 1).repeat(1, 2))
+
+
+class Stem(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)
+
+
+class Timed(nn.Module):
+    """A signal and a time step, each in a graph of its own or both in one."""
+
+    def __init__(self, *, breaks: bool = False, time_first: bool = True) -> None:
+        super().__init__()
+        self.time, self.stem = Time(), Stem()
+        self.breaks, self.time_first = breaks, time_first
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        first = self.time(time).sum(1, keepdim=True) if self.time_first else self.stem(x)
+        if self.breaks:
+            torch._dynamo.graph_break()
+        second = self.stem(x) if self.time_first else self.time(time).sum(1, keepdim=True)
+        return first * second
+
+
+@pytest.mark.parametrize("time_first", [True, False])
+@pytest.mark.parametrize("way", ["breaks", "parts"])
+def test_a_condition_beside_a_signal_in_another_graph(way: str, time_first: bool) -> None:
+    """It is none of the first layers, as in one graph, and nothing is said."""
+    torch._dynamo.reset()
+    model, backend = Timed(breaks=way == "breaks", time_first=time_first), tract_backend(inner="aot_eager")
+    for part in (model,) if way == "breaks" else (model.time, model.stem):
+        part.compile(backend=backend)
+    optimizer = torch.optim.SGD(model.parameters(), 0.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", TractWarning)
+        model(torch.randn(9, 5), torch.rand(9)).square().mean().backward()
+        optimizer.step()
+    assert [match.layer for match in backend.matches] == ["stem.layer"]
+
+
+def test_what_a_graph_made_of_conditions_remains_one() -> None:
+    class Features(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.stem = nn.Linear(4, 3), nn.Linear(5, 3)
+
+        def forward(self, x: Tensor, time: Tensor) -> Tensor:
+            features = torch.cat([time[:, None].sin(), time[:, None].cos()], 1).repeat(1, 2)
+            torch._dynamo.graph_break()
+            return self.layer(features) + self.stem(x)
+
+    assert matched(Features(), torch.randn(9, 5), torch.rand(9)) == ["stem"]
+
+
+class Joint(nn.Module):
+    """A cell with one layer for its input and its state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.both = nn.Linear(5 + 4, 4)
+
+    def forward(self, x: Tensor, state: Tensor) -> Tensor:
+        return torch.tanh(self.both(torch.cat([x, state], 1)))
+
+
+def said_in_a_loop(cell: nn.Module, state: Tensor) -> list[str]:
+    torch._dynamo.reset()
+    cell.compile(backend=tract_backend(inner="aot_eager"))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", TractWarning)
+        for _ in range(3):
+            state = cell(torch.randn(9, 5), state)
+        state.square().mean().backward()
+    return [str(item.message) for item in caught if issubclass(item.category, TractWarning)]
+
+
+def test_a_cell_in_a_loop_that_is_not_compiled() -> None:
+    """Its layer is rewritten in the first step before anybody knows that it is no first layer."""
+    (message,) = said_in_a_loop(Joint(), torch.zeros(9, 4))
+    assert "both.weight only where data alone feed its layer" in message
+    assert said_in_a_loop(Cell(1), torch.zeros(9, 4)) == []
+    (message,) = said_in_a_loop(Cell(1), torch.randn(9, 4))
+    assert "of_state.weight only where data alone feed" in message

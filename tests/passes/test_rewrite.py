@@ -27,6 +27,27 @@ def rows_first(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.flatten(0, -2)
 
 
+def side_by_side(tensor: torch.Tensor) -> torch.Tensor:
+    """The factors of products that are added up as those of one product."""
+    return tensor.transpose(0, 1).flatten(1)
+
+
+def below_one_another(tensor: torch.Tensor) -> torch.Tensor:
+    return rows_last(tensor.flatten(0, 1))
+
+
+def added_up(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    return torch.addbmm(torch.ones(left.shape[1], right.shape[2], dtype=left.dtype), left, right, beta=0.5)
+
+
+def two_right(gradient: torch.Tensor) -> torch.Tensor:
+    return gradient.T.unflatten(0, (2, -1))
+
+
+def two_left(gradient: torch.Tensor) -> torch.Tensor:
+    return gradient.unflatten(1, (2, -1)).transpose(0, 1)
+
+
 # function, input, parameter, rows of the input, rows of the output, gradient (m, n) in the parameter's layout
 PRODUCTS = {
     "x @ w.t()": (lambda x, w: x @ w.t(), (9, 6), (4, 6), rows_first, rows_first, lambda g: g),
@@ -48,6 +69,10 @@ PRODUCTS = {
     "one by one, left": (lambda x, w: w @ x, (6, 1), (1, 6), rows_last, rows_last, lambda g: g),
     "dual": (lambda x, w: x @ w, (3, 6), (6, 4), rows_first, rows_first, lambda g: g.T),
     "dual, left": (lambda x, w: w @ x, (6, 3), (4, 6), rows_last, rows_last, lambda g: g),
+    "addbmm": (added_up, (2, 19, 6), (2, 6, 4), side_by_side, rows_first, two_right),
+    "addbmm, few": (added_up, (2, 5, 6), (2, 6, 4), side_by_side, rows_first, two_right),
+    "addbmm, one row": (added_up, (2, 1, 6), (2, 6, 4), side_by_side, rows_first, two_right),
+    "addbmm, left": (lambda x, w: added_up(w, x), (2, 6, 19), (2, 4, 6), below_one_another, rows_last, two_left),
 }  # fmt: skip
 
 
@@ -115,6 +140,19 @@ def test_a_product_that_is_scaled(rows: int, decomposed: bool, monkeypatch: pyte
     squared(torch.tanh(product)).backward()
     form = reference.dual if rows < 6 else reference.primal
     assert error(found, form(x, 0.25 * product.grad, LAM).T) <= 1e-5
+
+
+@pytest.mark.parametrize("decomposed", [True, False], ids=["inductor", "aot_eager"])
+def test_products_that_are_added_up_and_scaled(decomposed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if decomposed:
+        use_inductor_decompositions(monkeypatch)
+    model = Product(lambda x, w: torch.addbmm(torch.ones(4), x, w, alpha=0.25), 2, 6, 4)
+    x = torch.randn(2, 5, 6)
+    found = gradients(model, [x], tract_backend(LAM, inner="aot_eager"))["w"]
+    product = (0.25 * (x.double() @ model.w.detach().double()).sum(0) + 1).requires_grad_()
+    squared(torch.tanh(product)).backward()
+    expected = reference.dual(side_by_side(x), 0.25 * product.grad, LAM).T
+    assert error(found, expected.unflatten(0, (2, 6))) <= 1e-5
 
 
 @pytest.mark.parametrize("decomposed", [True, False], ids=["inductor", "aot_eager"])

@@ -11,7 +11,6 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from types import FrameType
-from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
@@ -20,16 +19,16 @@ from tract_fx import compat
 from tract_fx.compile.origins import has_origin
 from tract_fx.passes.joint_graph import GraphInput, Role
 
-__all__ = ["arguments_of", "weights_fed_between"]
+__all__ = ["frames_of_modules", "weights_fed_between", "weights_fed_by"]
 
 _LOCAL = re.compile(r"^L\[['\"]\w+['\"]\]$")
 
 
 @dataclasses.dataclass(frozen=True)
 class _Made:
-    """What a value is made of: ``between`` two graphs, trainable values, or the named parameters alone."""
+    """What a value is made of: inputs to start from, trainable values, or the named parameters alone."""
 
-    between: bool = False
+    starting: bool = False
     trainable: bool = False
     weights: frozenset[str] = frozenset()
 
@@ -45,12 +44,12 @@ def weights_fed_between(gm: GraphModule, inputs: Sequence[GraphInput], model: to
         for placeholder, item in zip(placeholders, inputs, strict=True)
         if item.role is Role.DATA and (value := _local_value(placeholder)) is not None and not has_origin(value)
     ]
-    arguments = arguments_of(model) if open_values and model is not None else None
+    arguments = _arguments_of(model) if open_values and model is not None else None
     if arguments is None:
         return frozenset()
     given = {_address(item) for item in arguments}
     unknown = {placeholder for placeholder, value in open_values if _address(value) not in given}
-    return _first_combined(gm, dict(zip(placeholders, inputs, strict=True)), unknown) if unknown else frozenset()
+    return weights_fed_by(gm, inputs, unknown) if unknown else frozenset()
 
 
 def _local_value(placeholder: Node) -> torch.Tensor | None:
@@ -62,20 +61,21 @@ def _local_value(placeholder: Node) -> torch.Tensor | None:
     return value
 
 
-def arguments_of(model: torch.nn.Module) -> list[torch.Tensor] | None:
+def _arguments_of(model: torch.nn.Module) -> list[torch.Tensor] | None:
     """The tensors with which the compiled model was called, by the outermost call on the stack; None where there is none."""
     found: list[torch.Tensor] | None = None
-    for variables in _calls(sys._getframe()):
+    for variables in (frame.f_locals for frame in frames_of_modules(sys._getframe())):
         if compat.compiled_module(variables["self"]) is model and "args" in variables and "kwargs" in variables:
             leaves = compat.pytree.tree_leaves((variables["args"], variables["kwargs"]))
             found = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
     return found
 
 
-def _calls(frame: FrameType | None) -> Iterator[dict[str, Any]]:
+def frames_of_modules(frame: FrameType | None) -> Iterator[FrameType]:
+    """The frames, from ``frame`` outwards, that belong to modules."""
     while frame is not None:
         if isinstance(frame.f_locals.get("self"), torch.nn.Module):
-            yield frame.f_locals
+            yield frame
         frame = frame.f_back
 
 
@@ -84,20 +84,22 @@ def _address(tensor: torch.Tensor) -> int:
     return id(tensor) if storage is None else compat.storage_address(storage)
 
 
-def _first_combined(gm: GraphModule, inputs: dict[Node, GraphInput], unknown: set[Node]) -> frozenset[str]:
+def weights_fed_by(gm: GraphModule, inputs: Sequence[GraphInput], starts: set[Node]) -> frozenset[str]:
+    """Names of the parameters that are combined first with one of the given inputs, and with nothing trainable before."""
+    items = dict(zip(gm.graph.find_nodes(op="placeholder"), inputs, strict=True))
     made: dict[Node, _Made] = {}
     found: set[str] = set()
     for node in gm.graph.nodes:
-        if node in inputs:
-            item = inputs[node]
+        if node in items:
+            item, starting = items[node], node in starts
             weights = frozenset((item.name,)) if item.role is Role.PARAMETER else frozenset()
-            made[node] = _Made(node in unknown, item.role is Role.ACTIVATION, weights)
+            made[node] = _Made(starting, item.role is Role.ACTIVATION and not starting, weights)
             continue
         values = [made[operand] for operand in node.all_input_nodes if operand in made]
         weights = frozenset[str]().union(*(value.weights for value in values))
-        if any(value.between and not value.trainable for value in values):
+        if any(value.starting and not value.trainable for value in values):
             found |= weights
         alone = all(value.weights for value in values)
         trainable = any(value.trainable for value in values) or (bool(weights) and not alone)
-        made[node] = _Made(any(value.between for value in values), trainable, weights if alone else frozenset())
+        made[node] = _Made(any(value.starting for value in values), trainable, weights if alone else frozenset())
     return frozenset(found)

@@ -52,7 +52,10 @@ class Captured:
 
     @property
     def has_rows_of_all(self) -> bool:
-        """Whether the model is distributed over all processes, so that each of them has the same rows."""
+        """Whether the model is distributed over all processes, so that no other has rows that this one has not."""
+        stage = compat.active_stage()
+        if stage is not None and stage.group_size == process_count():
+            return True
         spread = [item for item in self.example_inputs if compat.is_distributed_tensor(item)]
         return any(item.device_mesh.size() == process_count() for item in spread)
 

@@ -8,16 +8,16 @@ variable of the code that calls the piece.
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch.fx import GraphModule
-from torch.utils import _pytree as pytree
 
 from tract_fx import compat
-from tract_fx.compile.between import arguments_of
-from tract_fx.compile.model_frame import ModelFrame, calls_around
+from tract_fx.compile.between import frames_of_modules
+from tract_fx.compile.model_frame import ModelFrame
 from tract_fx.compile.model_names import modules_of
 from tract_fx.passes.joint_graph import GraphInput, Role, is_condition
 
@@ -27,9 +27,9 @@ __all__ = ["beside_signals"]
 def beside_signals(gm: GraphModule, inputs: tuple[GraphInput, ...], frame: ModelFrame) -> tuple[GraphInput, ...]:
     """The inputs, with the conditions marked beside which a signal is fed to another graph of the same model."""
     roles = {item.role for item in inputs}
-    if Role.CONDITION not in roles or not roles.isdisjoint((Role.DATA, Role.ACTIVATION)) or frame.model is None:
+    if Role.CONDITION not in roles or not roles.isdisjoint((Role.DATA, Role.ACTIVATION)):
         return inputs
-    if not any(_is_signal(value) for value in _tensors(_variables(gm, frame))):
+    if not any(map(_is_signal, _tensors(_variables(gm, frame)))):
         return inputs
     return tuple(
         dataclasses.replace(item, beside_signal=True) if item.role is Role.CONDITION else item for item in inputs
@@ -37,21 +37,26 @@ def beside_signals(gm: GraphModule, inputs: tuple[GraphInput, ...], frame: Model
 
 
 def _variables(gm: GraphModule, frame: ModelFrame) -> Iterator[Any]:
-    """What the code around a graph holds, in the model of which the graph is a part."""
-    assert frame.model is not None
-    is_part = frame.whole is not frame.model
-    if compat.break_reason(gm) is not None or is_part:
+    """What the code around a graph holds, in the model of which the graph is a part; nothing for a graph of all its code."""
+    if frame.whole is None:
+        return
+    inside = {module for _, module in modules_of(frame.whole)}
+    calls = [
+        found
+        for found in frames_of_modules(sys._getframe())
+        if (compat.compiled_module(found.f_locals["self"]) or found.f_locals["self"]) in inside
+    ]
+    # Other frames than those with which torch calls a compiled module are code that is running.
+    inner = any(not str(found.f_globals.get("__name__")).startswith("torch.") for found in calls)
+    if inner or frame.whole is not frame.model or compat.break_reason(gm) is not None:
         yield from compat.compiled_frame_locals().values()
-        yield from arguments_of(frame.model) or ()
-    if is_part and frame.whole is not None:
-        inside = {module for _, module in modules_of(frame.whole)}
-        for module, variables in calls_around(frame.model):
-            yield from variables.values() if module in inside else ()
+        for found in calls:
+            yield from found.f_locals.values()
 
 
 def _tensors(values: Iterable[Any]) -> Iterator[torch.Tensor]:
     for value in values:
-        yield from (item for item in pytree.tree_leaves(value) if isinstance(item, torch.Tensor))
+        yield from (item for item in compat.pytree.tree_leaves(value) if isinstance(item, torch.Tensor))
 
 
 def _is_signal(value: torch.Tensor) -> bool:

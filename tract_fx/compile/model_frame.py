@@ -39,6 +39,7 @@ class ModelFrame:
         model: what was compiled; None when no module is known.
         whole: the model of which that is a part, or itself; all names are those of its ``state_dict``.
         place: qualified name of ``model`` in ``whole``.
+        others: modules on the call stack of which ``model`` is a part, and itself, whose names are understood, too.
     """
 
     naming: Naming
@@ -46,6 +47,7 @@ class ModelFrame:
     model: torch.nn.Module | None = None
     whole: torch.nn.Module | None = None
     place: str = ""
+    others: tuple[torch.nn.Module, ...] = ()
 
     def named(self, inputs: Sequence[GraphInput], examples: Sequence[Any]) -> tuple[GraphInput, ...]:
         """The inputs of a graph, each parameter under a name that the ``state_dict`` of the model has for it."""
@@ -62,17 +64,24 @@ class ModelFrame:
     def with_aliases(self, layers: str | Sequence[str]) -> str | tuple[str, ...]:
         """The names in ``layers``, and every other name that the model has for the same modules and parameters.
 
-        A name that the model does not have may be one of the part that is compiled.
+        A name that the model does not have may be one of a wrapper around it, or of the part that is compiled.
         """
         if isinstance(layers, str) or self.whole is None:
             return layers if isinstance(layers, str) else tuple(layers)
-        groups = [*_by_identity(parameters_of(self.whole)).values(), *_by_identity(_modules(self.whole)).values()]
-        known = {name for names in groups for name in names}
-        inside = {name: f"{self.place}.{name}" for name in layers}
-        layers = [inside[name] if name not in known and inside[name] in known else name for name in layers]
-        aliases = [names for names in groups if len(names) > 1]
-        others = (other for name in layers for names in aliases if name in names for other in names)
-        return tuple(dict.fromkeys((*layers, *others)))
+        groups = _names_by_identity(self.whole)
+        known = {name: names for names in groups.values() for name in names}
+        found = [known.get(name) or self._elsewhere(name, groups) or [name] for name in layers]
+        return tuple(
+            dict.fromkeys((*(name for name in layers if name in known), *(name for item in found for name in item)))
+        )
+
+    def _elsewhere(self, name: str, groups: dict[int, list[str]]) -> list[str]:
+        """The names in the model of what another module calls ``name``."""
+        for module in self.others:
+            for key, names in _names_by_identity(module).items():
+                if name in names and key in groups:
+                    return groups[key]
+        return []
 
     def in_part(self, name: str) -> str:
         """A name of a parameter of the compiled part, as the ``state_dict`` of that part has it."""
@@ -85,7 +94,8 @@ def current_frame(gm: torch.fx.GraphModule) -> ModelFrame:
     model = next(_compiled_models(), None) or _owner_of_method(variables)
     if model is None:
         return ModelFrame(naming_of_function(gm), None)
-    whole = _whole(model)
+    others = tuple(dict.fromkeys([model, *(module for module, _ in calls_around(model))]))
+    whole = _whole(others)
     paths = {module: name for name, module in reversed(list(modules_of(whole)))}
     for variable, value in variables.items():
         owner = getattr(value, "__self__", value)
@@ -96,7 +106,7 @@ def current_frame(gm: torch.fx.GraphModule) -> ModelFrame:
         naming = naming_of_function(gm)
     naming = dataclasses.replace(naming, layers=_renamed_layers(gm, naming, whole, variables))
     place = without_wrappers(paths[model])
-    return ModelFrame(naming, _names(whole) | _names(model), model, whole, place)
+    return ModelFrame(naming, frozenset().union(*map(_names, others)), model, whole, place, others)
 
 
 def enclosing_model(model: torch.nn.Module | None) -> torch.nn.Module | None:
@@ -122,14 +132,18 @@ def calls_around(model: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, dict
         frame = frame.f_back
 
 
-def _whole(model: torch.nn.Module) -> torch.nn.Module:
-    """The model of which ``model`` is a part: the innermost on the call stack with all parameters that train.
+def _whole(candidates: Sequence[torch.nn.Module]) -> torch.nn.Module:
+    """The first of modules, each of which contains the one before, that has all parameters that train.
 
     A wrapper of a model, as for several processes, has no other ones than the model has.
     """
-    candidates = list(dict.fromkeys([model, *(module for module, _ in calls_around(model))]))
     trained = [{id(item) for _, item in parameters_of(module) if item.requires_grad} for module in candidates]
     return next(module for module, items in zip(candidates, trained, strict=True) if items >= trained[-1])
+
+
+def _names_by_identity(model: torch.nn.Module) -> dict[int, list[str]]:
+    """All names of each parameter and module, by ``id``."""
+    return _by_identity(parameters_of(model)) | _by_identity(_modules(model))
 
 
 def _by_identity(items: Iterator[tuple[str, Any]]) -> dict[int, list[str]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ __all__ = [
     "Outputs",
     "guard_roles",
     "has_origin",
+    "leaves_behind",
     "note_parameter",
     "outputs_of",
     "recording_outputs",
@@ -118,12 +119,7 @@ def _reaches_parameter(tensor: torch.Tensor) -> bool:
     A function of the user's own may hide parameters from its history, as reentrant checkpointing and reversible blocks do;
     what it returns counts as computed by a network.
     """
-    seen, waiting = set(), [tensor.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
+    for node in _history(tensor):
         variable = getattr(node, "variable", None)
         if variable is not None:
             origin = _origin(variable)
@@ -131,8 +127,23 @@ def _reaches_parameter(tensor: torch.Tensor) -> bool:
                 return True
         elif compat.is_function_of_user(node):
             return True
-        waiting.extend(following for following, _ in node.next_functions)
     return False
+
+
+def leaves_behind(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    """The leaves in which the autograd history of a tensor ends."""
+    return (node.variable for node in _history(tensor) if hasattr(node, "variable"))
+
+
+def _history(tensor: torch.Tensor) -> Iterator[Any]:
+    seen, waiting = set(), [tensor.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        yield node
+        waiting.extend(following for following, _ in node.next_functions)
 
 
 def guard_roles(

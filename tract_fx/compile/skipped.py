@@ -39,6 +39,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 NAMES_SHOWN = 4
+LAYERS = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 
 
 def expect(model: torch.nn.Module, owner: object, *, suppress_warnings: bool = False) -> None:
@@ -66,10 +67,11 @@ class TrainingGraph:
         model: the model; None when the graph does not belong to a module.
         names: names of the parameters that are inputs of the graph.
         parameters: these parameters; those that DDPOptimizer has replaced with fake tensors are left out.
+        held: parameters that are inputs of the graph, frozen ones included, by name.
         rewritten: those that have a new gradient, by name.
         matched: whether a layer of the graph is rewritten.
         frozen: whether the graph has weights and all of them are frozen.
-        warned: whether a warning has said why no layer is rewritten.
+        warned: whether a warning has said why no layer is rewritten, or none is expected: in a later stage of a pipeline.
         reasons: why layers of the graph are no first layers.
         enclosing: the model of which ``model`` is a part.
     """
@@ -77,6 +79,7 @@ class TrainingGraph:
     model: torch.nn.Module | None
     names: frozenset[str]
     parameters: tuple[torch.Tensor, ...]
+    held: Mapping[str, torch.Tensor]
     rewritten: Mapping[str, torch.Tensor]
     matched: bool
     frozen: bool
@@ -232,14 +235,14 @@ def _check_backend(backend: BackendStatus, stepped: Mapping[int, torch.Tensor]) 
     if backend.suppress_warnings or any(map(_is_wrapped, modules)):
         return
     backend.warned = True
-    outside = next(
-        (
-            name
-            for name, item in (() if enclosing is None else parameters_of(enclosing))
-            if id(item) in stepped and item.dim() > 1 and not _has(backend.parameters, item)
-        ),
-        None,
-    )
+    weights = [
+        (name, item)
+        for name, item in (() if enclosing is None else parameters_of(enclosing))
+        if id(item) in stepped and item.dim() > 1 and not _has(backend.parameters, item)
+    ]
+    # A table or a token may come before the layer.
+    of_layers = {id(module.weight) for module in modules if isinstance(module, LAYERS)}
+    outside = next((name for name, item in weights if id(item) in of_layers), weights[0][0] if weights else None)
     reasons = "; ".join(backend.reasons) or "no layer of these graphs has an input that depends on data alone"
     advice = (
         "Pass data as arguments of the call, and compile the part of the model that data enters first."
