@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 from torch.fx import GraphModule
-from torch.utils import _pytree as pytree
 
 from tract_fx import compat
+from tract_fx.compat import pytree
 from tract_fx.compile.between import arguments_of
 from tract_fx.compile.model_frame import ModelFrame, calls_around
 from tract_fx.compile.model_names import modules_of
