@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.harm import LAM, RATES, Case, Data, probed, read_images, standardised, suggestion, train
+from benchmarks.paired import difference
 from benchmarks.raw_pixels import environment
 
 SEEDS = 5
@@ -103,12 +104,6 @@ def runs(case: Case, x: Tensor, labels: Tensor, lam: float | None) -> list[float
     """Test accuracy of every seed in per cent, at the learning rate with the better mean."""
     by_rate = [[train(case, x, labels, lam, rate, seed) for seed in range(SEEDS)] for rate in RATES]
     return [round(accuracy, 2) for accuracy in max(by_rate, key=statistics.fmean)]
-
-
-def difference(plain: list[float], tract: list[float]) -> tuple[float, float]:
-    """Mean difference of paired runs, and its standard error."""
-    differences = [new - old for old, new in zip(plain, tract, strict=True)]
-    return statistics.fmean(differences), statistics.stdev(differences) / len(differences) ** 0.5
 
 
 def seen(plain: list[float], tract: list[float]) -> str:

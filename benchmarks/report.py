@@ -20,6 +20,7 @@ from typing import Any
 from benchmarks.convergence.tables import TABLES as CONVERGENCE
 from benchmarks.gpu_first.tables import TABLES as GPU
 from benchmarks.markdown import table
+from benchmarks.paired import difference
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -60,7 +61,7 @@ def pages() -> dict[Path, dict[str, Callable[[], str]]]:
         README: {"explain": outputs["explain"], **_some(CONVERGENCE, "convergence_readme")},
         docs / "guide" / "inspecting.md": {"explain": outputs["explain"]},
         docs / "guide" / "odd-loss.md": outputs,
-        docs / "guide" / "where-it-harms.md": _some(TABLES, "harm"),
+        docs / "guide" / "where-it-harms.md": _some(TABLES, "harm", "harm_check"),
         docs / "reference" / "what-works.md": _some(TABLES, "what_works"),
         docs / "reference" / "models.md": _some(TABLES, "zoo"),
         docs / "reference" / "libraries.md": _some(TABLES, "libraries"),
@@ -97,6 +98,46 @@ def raw_pixels() -> str:
     ]
     heads = ("images", "patch / stride", "n", "float32 throughout", "float64, but for `G` in float32")
     return table(heads, rows)
+
+
+def harm_check() -> str:
+    """The same on data on which the bounds were not chosen, with the difference paired by seeds."""
+    rows = []
+    for record in lines("harm_check.jsonl"):
+        plain, tract, *suggested = record["accuracy"].values()
+        mean, spread = difference(plain, tract)
+        rows.append(
+            (
+                record["case"],
+                f"{record['n']:,}",
+                f"{record['examples']:,}",
+                f"{statistics.fmean(plain):.1f}",
+                f"{mean:+.1f} ± {spread:.1f}",
+                "" if not suggested else _difference(plain, suggested[0], record["suggested"]),
+                f"{record['own']:.2f}",
+                f"{record['other'] / record['other_plain']:.2f}" if record["own"] >= 0.7 else "",
+                record["seen"],
+                "told" if record["told"] else "",
+            )
+        )
+    heads = (
+        "data",
+        "features",
+        "examples",
+        "plain, %",
+        "TrAct",
+        "suggested lam",
+        "own",
+        "other / plain",
+        "seen",
+        "probe",
+    )
+    return table(heads, rows)
+
+
+def _difference(plain: list[float], tract: list[float], lam: float) -> str:
+    mean, spread = difference(plain, tract)
+    return f"{mean:+.1f} ± {spread:.1f} (lam {lam:g})"
 
 
 def harm() -> str:
@@ -358,6 +399,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "correlated": correlated,
     "correlated_answer": correlated_answer,
     "harm": harm,
+    "harm_check": harm_check,
     "precision": precision,
     "throughput": throughput,
     "first_step": first_step,

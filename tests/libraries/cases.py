@@ -527,8 +527,10 @@ def ultralytics(trial: Trial, config: str, write: Callable[[Path], Path]) -> Non
                 return checkpoint
 
             def save_model(self) -> None:
-                if trial.side != "closed form":  # whose hooks cannot be pickled
-                    super().save_model()
+                for module in self.ema.ema.modules():  # the hooks of the closed form cannot be pickled
+                    module._forward_hooks.clear()
+                    module._forward_pre_hooks.clear()
+                super().save_model()
 
         settings: dict[str, Any] = {"epochs": 2, "batch": 4, "imgsz": 64, "workers": 0, "device": "cpu", "plots": False}
         with trial.as_default() as backend:

@@ -198,3 +198,49 @@ def test_accelerate_s_dynamo_backend(accelerate: ModuleType) -> None:
     with as_default_backend(0.2, **EAGER):
         prepared = accelerator.prepare(model)
     assert_trains_with(0.2, prepared, model)
+
+
+@pytest.fixture
+def lightning() -> ModuleType:
+    return pytest.importorskip("lightning")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["whole", "net"])
+def test_lightning_s_trainer(lightning: ModuleType, part: str) -> None:
+    class Module(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = Net()
+            self.found: list[Tensor] = []
+
+        def configure_model(self) -> None:
+            if part == "net":
+                self.net.compile()
+
+        def training_step(self, batch: Tensor, index: int) -> Tensor:
+            return squared(self.net(batch))
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+        def on_after_backward(self) -> None:
+            self.found.append(self.net.stem.weight.grad.clone())
+
+    module = Module()
+    expected = tract_gradients(module.net, [X], ["stem"], 0.2)["stem"]
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = lightning.Trainer(max_steps=1, accelerator="cpu", devices=1, enable_model_summary=False, **quiet)
+    with as_default_backend(0.2, **EAGER) as backend:
+        trainer.fit(torch.compile(module) if part == "whole" else module, torch.utils.data.DataLoader(X, len(X)))
+    assert error(module.found[0], expected) <= 1e-5
+    assert backend_of(module) is backend
+
+
+def test_lightning_s_fabric_compiles_again_in_its_setup(lightning: ModuleType) -> None:
+    model = Net()
+    fabric = lightning.Fabric(accelerator="cpu", devices=1)
+    with as_default_backend(0.2, **EAGER) as backend:
+        prepared = fabric.setup(torch.compile(model))
+    assert_trains_with(0.2, prepared, model)
+    assert backend_of(prepared) is backend

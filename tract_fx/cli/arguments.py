@@ -30,8 +30,8 @@ SUCCESS, FOUND, USAGE_ERROR, INTERRUPTED = 0, 1, 2, 130
 
 MODEL_HELP = (
     "timm:NAME, torchvision:NAME, hf:NAME (a model type such as vit, a folder or JSON file with a configuration, or a name "
-    "on the Hub), or package.module:factory, a function without arguments that returns a module, or a pair of a module and "
-    "its inputs; weights are random. Naming a model runs its code"
+    "on the Hub), or package.module:factory or folder/file.py:factory, a class or function without arguments that returns a "
+    "module, or a pair of a module and its inputs; weights are random. Naming a model runs its code"
 )
 
 

@@ -40,7 +40,7 @@ class ConcernKind(enum.Enum):
     LAM_RAISED = "lam raised"
     ILL_CONDITIONED = "ill-conditioned"
     FEW_ROWS = "fewer rows than features"
-    HARM = "likely harm"
+    HARM = "possible harm"
     WHITE = "white"
     ZERO_GRADIENT = "zero gradient"
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from support.natural import natural_images
 from tract_fx import TractWarning, tract_backend
+from tract_fx.compile import raised_lam
 from tract_fx.records import GraphRecord
 
 
@@ -52,6 +53,19 @@ def test_nothing_is_said_of_large_inputs_that_the_model_standardises() -> None:
 
 def test_the_input_is_found_behind_views() -> None:
     assert len(said(nn.Sequential(nn.Flatten(), nn.Linear(9, 4), nn.Tanh()), with_times()[:, None])) == 1
+
+
+def test_an_evaluation_before_it_is_not_looked_at_and_later_batches_are_not() -> None:
+    model = nn.Sequential(nn.Linear(9, 4), nn.Tanh())
+    compiled = torch.compile(model, backend=tract_backend(inner="aot_eager"))
+    with torch.no_grad():
+        compiled(torch.randn(32, 9))
+    looks: list[Tensor] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(raised_lam, "warn_where_raised", lambda name, input, *_: looks.append(input))
+        for _ in range(2):
+            compiled(torch.randn(32, 9)).sum().backward()
+    assert len(looks) == 1
 
 
 def test_which_input_feeds_a_layer_is_stored_with_the_record() -> None:

@@ -181,6 +181,21 @@ def test_a_planted_fault_is_told_and_nothing_else(name: str) -> None:
     )
 
 
+def test_a_relative_lam_has_no_unit_to_be_told_about() -> None:
+    assert "or give relative=True" in probed(IMAGES).warnings[0].advice
+    assert ConcernKind.LOW_CONTRAST in kinds(probed(0.01 * GOOD))
+    assert probed(0.01 * GOOD, relative=True).warnings == ()
+
+
+def test_a_relative_lam_is_suggested_in_its_own_unit() -> None:
+    """A tenth of the variance within a sample, as a share of the mean eigenvalue, which is that of all values."""
+    images = torch.randn(96, 3, 1, 1) + 0.05 * GOOD
+    (concern,) = probed(images, relative=True).warnings
+    suggested = float(re.search(r"lam near (\S+),", concern.advice)[1])
+    within = images.var((2, 3), correction=0).mean()
+    assert suggested == pytest.approx((within / 10 / images.square().mean()).item(), rel=0.5)
+
+
 def test_two_faults_are_two_concerns_and_the_verdict_counts_them() -> None:
     found = probed(dead(GOOD, 2), lam=1e6)
     assert kinds(found) == [ConcernKind.DEAD_CHANNEL, ConcernKind.LAM_TOO_LARGE]

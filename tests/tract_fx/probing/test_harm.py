@@ -97,6 +97,14 @@ def changed(found: Probe, own: float, others: Any, examples: int | None) -> list
         (0.5, ((0.2, 0.3), (0.2, 0.3)), None, False),  # explains little of its own batch
         (0.9, ((0.29, 0.3), (0.29, 0.3)), None, False),
         (0.9, ((0.2, 0.3), (0.2, -0.1)), None, False),  # the plain gradient says nothing of another batch either
+        (0.9, ((-0.5, 0.4), *3 * ((0.5, 0.4),)), None, False),  # worse on average because of one batch
+        (
+            0.9,
+            3 * ((-0.2, 0.5), (-0.4, -0.3)),
+            None,
+            False,
+        ),  # which the scatter of the plain gradient does not tell from 0
+        (0.9, 3 * ((0.2, 0.35), (0.1, 0.25)), None, True),
         (0.9, ((0.3, 0.3), (0.3, 0.3)), 60, True),  # few examples
         (0.9, ((0.5, 0.3), (0.5, 0.3)), 60, False),  # few examples, and a gain
         (0.9, ((0.3, 0.3), (0.3, 0.3)), 100_000, False),
@@ -105,6 +113,34 @@ def changed(found: Probe, own: float, others: Any, examples: int | None) -> list
 def test_each_condition(own: float, others: Any, examples: int | None, told: bool) -> None:
     x, labels = after_relu(60, 30)
     assert changed(probe(mlp(30), loader(x, labels, 30), batches=2), own, others, examples) == told * [ConcernKind.HARM]
+
+
+def with_cosines(found: Probe, other: dict[float, float], plain: float) -> Any:
+    """The layer with these cosines on another batch, for each ``lam``."""
+    layer = found.layers[0]
+    grid = tuple(dataclasses.replace(layer.grid[0], lam=lam, own=0.9, other=value) for lam, value in other.items())
+    return dataclasses.replace(layer, grid=grid, others=2 * ((other[0.1], plain),))
+
+
+@pytest.mark.parametrize(
+    ("other", "plain", "suggested", "advice"),
+    [
+        ({0.1: 0.2, 1.0: 0.49, 10.0: 0.5, 100.0: 0.48}, 0.4, 100.0, "Take lam near 100,"),
+        ({0.1: 0.2, 1.0: 0.49, 10.0: 0.5, 100.0: 0.47}, 0.4, 10.0, "Take lam near 10,"),
+        ({0.1: 0.2, 1.0: 0.29, 10.0: 0.3, 100.0: 0.1}, 0.4, 10.0, "Train this layer without TrAct"),  # none is as good
+        ({0.01: 0.5, 0.1: 0.2, 1.0: 0.1, 10.0: 0.1}, 0.4, 0.01, "Train this layer without TrAct"),  # less is no way out
+    ],
+)
+def test_the_suggestion_is_the_largest_of_the_best(
+    other: dict[float, float], plain: float, suggested: float, advice: str
+) -> None:
+    from tract_fx.probing.harm import likely_harm
+
+    x, labels = after_relu(60, 30)
+    layer = with_cosines(probe(mlp(30), loader(x, labels, 30), batches=2), other, plain)
+    assert layer.suggested_lam == suggested
+    ((_, _, said),) = likely_harm(layer)
+    assert advice in said
 
 
 class Endless(IterableDataset):

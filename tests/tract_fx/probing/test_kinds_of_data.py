@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from support.works import works
 from tract_fx import ConcernKind, Probe, probe
-from tract_fx.probing.channels import constant_channels
+from tract_fx.probing.channels import constant_channels, duplicated_channels, unit_spread
 
 pytestmark = works("probe")
 
@@ -58,6 +58,12 @@ def test_a_feature_without_variation_is_constant_at_every_scale(offset: float) -
     assert constant_channels(std, x.amin(0), x.amax(0)) == (1,)
 
 
+def test_the_rounding_of_nearly_constant_features_makes_no_copies() -> None:
+    """Means of products in float64 of 1e9 plus a noise of one: their rounding is larger than the variance."""
+    x = 1e9 + torch.randn(3, 500, dtype=torch.float64)
+    assert duplicated_channels(x.mean(1), x.std(1), x @ x.T / 500) == ()
+
+
 def test_nothing_is_said_of_one_hot_columns() -> None:
     x = torch.cat([one_hot(256, 40), one_hot(256, 4), torch.randn(256, 3)], 1)
     assert probed(x).warnings == ()
@@ -78,6 +84,15 @@ def test_a_single_feature_is_not_a_blank_sample() -> None:
     assert probed(torch.randn(64, 1)).warnings == ()
 
 
+def test_rows_of_zeros_are_usual_where_columns_are_few_and_binary() -> None:
+    assert probed((torch.rand(256, 4) < 0.3).float()).warnings == ()
+
+
+def test_the_spread_of_units_leaves_channels_out() -> None:
+    assert unit_spread(torch.tensor([0.0, 2.0, 3.0, 900.0]), (0, 3)) == (2.0, 3.0)
+    assert unit_spread(torch.tensor([1.0]), (0,)) == (0.0, 0.0)
+
+
 def signals(x: Tensor) -> Probe:
     net = nn.Sequential(nn.Conv1d(x.shape[1], 8, 9, 4), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten())
     return probed(x, nn.Sequential(net, nn.Linear(8, 2)))
@@ -91,6 +106,16 @@ def test_a_quiet_recording_is_told_in_words_of_sound() -> None:
     assert kinds(found) == [ConcernKind.LOW_CONTRAST]
     assert "signals are very quiet" in found.verdict
     assert not any(word in str(found) for word in ("image", "pixel", "feature "))
+
+
+def test_a_volume_and_a_clip_are_no_images() -> None:
+    scans = torch.randn(16, 1, 8, 8, 8).cumsum(2).cumsum(3).cumsum(4)
+    scans[:8] = 0.5
+    scans[8:] = (scans[8:] - scans[8:].mean()) / scans[8:].std()
+    net = nn.Sequential(nn.Conv3d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(4, 2))
+    found = probed(scans, net)
+    assert "50 % of the 16 volumes are nearly constant" in found.verdict
+    assert "empty volumes" in found.warnings[0].advice
 
 
 def test_a_table_is_spoken_of_as_one() -> None:

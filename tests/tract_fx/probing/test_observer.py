@@ -150,6 +150,15 @@ def test_numbers_equal_those_of_the_oracle(name: str) -> None:
     assert torch.equal(found.filters.flatten(), model.layer.weight.detach().flatten())
 
 
+def test_of_many_outputs_the_first_are_looked_at_on_another_batch() -> None:
+    model, batches = Net(nn.Linear(6, 40), 40), loader_of((9, 6))
+    found = probe(model, batches, LAM, loss=lambda output, item: squared(output), grid=()).layers[0]
+    expected = [(rows, [parts[0][:, :32]]) for rows, parts in oracle(model, batches)]
+    steps = [[reference.primal(rows[0], parts[0], LAM)] for rows, parts in expected]
+    close(found.at_lam.own, torch.stack([fit(steps[a], *expected[a]) for a in (0, 1, 1, 2)]).mean())
+    close(found.at_lam.other, torch.stack([fit(steps[a], *expected[b]) for a, b in NEIGHBOURS]).mean())
+
+
 def reshaped(rows: Tensor, parts: list[Tensor], lam: float) -> Tensor:
     """Share of the plain gradient along eigenvectors above ``lam``."""
     above = total = torch.zeros((), dtype=torch.float64)

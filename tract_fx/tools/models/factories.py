@@ -1,4 +1,4 @@
-"""Models that a function of the user's makes, named as ``package.module:function``."""
+"""Models that a function of the user's makes, named as ``package.module:function`` or ``folder/file.py:function``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import inspect
 import pkgutil
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -22,7 +23,9 @@ __all__ = ["load_factory"]
 
 
 def load_factory(module_name: str, path: str, *, allocate: bool, task: Task | None = None) -> LoadedModel:
-    """What ``path`` in a module returns when it is called without arguments, or a module that is there already.
+    """What ``path`` returns when it is called without arguments, or a module that is there already.
+
+    It is looked for in a module, or in a file whose name ends in ``.py``.
 
     It may return a module, or a pair of a module and its inputs: a tensor, a tuple of positional or a dictionary of keyword
     arguments. As with ``python -m``, the working directory is searched first. Where there is a task, a function that has an
@@ -49,6 +52,8 @@ def load_factory(module_name: str, path: str, *, allocate: bool, task: Task | No
 
 
 def _import(name: str, spec: str) -> ModuleType:
+    if name.endswith(".py"):
+        return _import_file(Path(name), spec)
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
@@ -62,6 +67,17 @@ def _import(name: str, spec: str) -> ModuleType:
         raise ModelError(f"{spec}: there is no module {error.name!r}{closest(error.name, known)}") from error
     except (Exception, SystemExit) as error:
         raise ModelError(f"{spec}: importing {name} failed: {_kind(error)}: {error}") from error
+
+
+def _import_file(file: Path, spec: str) -> ModuleType:
+    if not file.is_file():
+        known = [str(other) for other in file.parent.glob("*.py")]
+        raise ModelError(f"{spec}: there is no file {str(file)!r}{closest(str(file), known)}")
+    sys.path.insert(0, str(file.parent.resolve()))  # as Python does for a script
+    module = _import(file.stem, spec)
+    if not Path(module.__file__ or "").resolve() == file.resolve():
+        raise ModelError(f"{spec}: another module is called {file.stem}: give the file another name")
+    return module
 
 
 def _call(factory: Any, spec: str, *, allocate: bool) -> Any:

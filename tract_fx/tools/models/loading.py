@@ -25,7 +25,8 @@ def load_model(spec: str, *, allocate: bool = False, task: Task | None = None) -
 
     Args:
         spec: ``timm:NAME``, ``torchvision:NAME``, ``hf:NAME`` (a model type, a folder or JSON file with a configuration, or
-            a name on the Hub) or ``package.module:factory``.
+            a name on the Hub) or ``package.module:factory``, or
+            ``folder/file.py:factory``.
         allocate: whether the model must hold memory. Otherwise it is made on ``meta``, where a model of any size takes none,
             if its constructor can do that.
         task: classes and images that a classifier is made for; None for the model as it is. A function of the user's is told
@@ -38,10 +39,12 @@ def load_model(spec: str, *, allocate: bool = False, task: Task | None = None) -
     if not colon or not source or not name:
         hint = f"; did you mean timm:{spec} or torchvision:{spec}?" if spec.isidentifier() else ""
         raise ModelError(
-            f"{spec!r} names no model: write timm:NAME, torchvision:NAME, hf:NAME or package.module:factory{hint}"
+            f"{spec!r} names no model: write timm:NAME, torchvision:NAME, hf:NAME, package.module:factory or "
+            f"file.py:factory{hint}"
         )
     if source not in LIBRARIES:
-        if find_spec(source.partition(".")[0]) is None and (near := closest(source, LIBRARIES)):
+        is_missing = not source.endswith(".py") and find_spec(source.partition(".")[0]) is None
+        if is_missing and (near := closest(source, LIBRARIES)):
             raise ModelError(f"{spec}: there is no module {source!r}{near}")
         return load_factory(source, name, allocate=allocate, task=task)
     library, load = LIBRARIES[source]

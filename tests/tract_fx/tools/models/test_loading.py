@@ -206,6 +206,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (tmp_path / "own_models.py").write_text(textwrap.dedent(code))
     (tmp_path / "broken_models.py").write_text("import not_there_at_all\n")
     (tmp_path / "failing_models.py").write_text("1 / 0\n")
+    (tmp_path / "types.py").write_text("net = None\n")  # called like a module of Python's
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
     yield "own_models"
@@ -218,6 +219,12 @@ def test_a_function_of_the_user_s(own: str, path: str) -> None:
     loaded = load_model(f"{own}:{path}")
     assert loaded.on_meta
     assert loaded.arguments(2, (3, 8, 9))[0][0].shape == (2, 3, 8, 9)
+
+
+@pytest.mark.parametrize("file", ["own_models.py", "./own_models.py", "../{}/own_models.py"])
+def test_a_file_of_the_user_s(own: str, file: str) -> None:
+    loaded = load_model(f"{file.format(Path.cwd().name)}:net")
+    assert isinstance(loaded.model[0], nn.Conv2d)
 
 
 @pytest.mark.parametrize("path", ["pair", "several", "named"])
@@ -251,6 +258,10 @@ def test_a_constructor_that_looks_at_values_gets_them(own: str) -> None:
         ("own_models:strange", "inputs must be a tensor, a tuple or a dictionary, not int"),
         ("broken_models:net", "importing broken_models failed: No module named 'not_there_at_all'"),
         ("failing_models:net", "importing failing_models failed: ZeroDivisionError: division by zero"),
+        ("failing_models.py:net", "importing failing_models failed: ZeroDivisionError: division by zero"),
+        ("own_model.py:net", "there is no file 'own_model.py'; did you mean 'own_models.py'"),
+        ("nowhere/own_models.py:net", "there is no file 'nowhere/own_models.py'"),
+        ("types.py:net", "another module is called types: give the file another name"),
     ],
 )
 @pytest.mark.usefixtures("own")
