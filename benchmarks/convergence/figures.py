@@ -61,8 +61,7 @@ def speedup(results: Results) -> Figure | None:
 def lam(results: Results) -> Figure | None:
     """Final accuracy against ``lam``, the plain one as a line."""
     budget = results.size.budgets[0]
-    other = results.size.lams[0]
-    settings = [setting for setting in ONE_EACH if results.pairs(Run(*setting, budget, "tract", 0, lam=other))]
+    settings = [setting for setting in ONE_EACH if _lams(results, setting) > 1]
     if not settings:
         return None
     figure, panels = _panels(len(settings), f"final accuracy against lam, {budget} epochs")
@@ -193,6 +192,11 @@ PICTURES: dict[str, Callable[[Results], Figure | None]] = {
     "many": differences("many", "What TrAct gains by architecture"),
     "rates": differences("rates", "What TrAct gains by learning rate"),
 }
+
+
+def _lams(results: Results, setting: tuple[str, str]) -> int:
+    run = Run(*setting, results.size.budgets[0], "tract", 0)
+    return sum(bool(results.pairs(dataclasses.replace(run, lam=value))) for value in results.size.lams)
 
 
 def _pairs(results: Results, setting: tuple[str, str], budget: int) -> object:
