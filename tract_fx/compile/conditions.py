@@ -16,7 +16,6 @@ import torch
 from torch.fx import GraphModule
 
 from tract_fx import compat
-from tract_fx.compat import pytree
 from tract_fx.compile.between import frames_of_modules
 from tract_fx.compile.model_frame import ModelFrame
 from tract_fx.compile.model_names import modules_of
