@@ -24,7 +24,7 @@ CERTAIN = 2.0
 
 def can_be_asked(input: object) -> bool:
     """Whether the values of an input can be read now: not while anything traces, batches, or captures a CUDA graph."""
-    if type(input) is not Tensor or is_wrapped(input) or is_dispatch_mode_active():
+    if not isinstance(input, Tensor) or type(input) is not Tensor or is_wrapped(input) or is_dispatch_mode_active():
         return False
     if not input.numel() or input.is_meta:
         return False
