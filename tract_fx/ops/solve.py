@@ -76,6 +76,8 @@ def solve_primal(
 def factor_and_solve(matrix: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
     """``G A^-1`` for symmetric positive definite ``A``, by a Cholesky factorisation that raises nothing.
 
+    On a GPU a kernel may solve small systems in its place, see :mod:`tract_fx.ops.gpu.small_systems`.
+
     Args:
         matrix: ``A``, ``(groups, n, n)`` in float64.
         gradient: ``G``, ``(groups, m, n)`` in float64.
