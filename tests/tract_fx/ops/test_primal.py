@@ -14,6 +14,7 @@ from support.photographs import RANGES, photographs
 from tract_fx import reference
 from tract_fx.ops import primal as module
 from tract_fx.ops.cpu import blocks
+from tract_fx.ops.cpu.gradient import add_single_gradient
 from tract_fx.ops.patches import LINEAR, PatchGeometry
 from tract_fx.ops.primal import _primal, primal_gradient_on_cpu
 
@@ -50,6 +51,24 @@ def test_the_error_is_as_promised(name: str, pixels: str, dtype: torch.dtype) ->
     new = found(x, output_gradient, geometry)
     assert new.dtype == torch.float32
     assert error(new, expected(x, output_gradient, geometry)) <= (1e-5 if dtype == torch.float32 else 1e-4)
+
+
+def test_more_outputs_than_features_are_as_exact() -> None:
+    """The order of the factors follows from the sizes; the estimate belongs to features all the same."""
+    x, output_gradient, geometry = layer("3x3", "standardised", outputs=60)
+    scale = torch.logspace(-3, 3, 3)[:, None, None]  # features that differ
+    x = x * scale
+    assert error(found(x, output_gradient, geometry), expected(x, output_gradient, geometry)) <= 1e-5
+    (gradient, squares), sums = single_sums(x, output_gradient, geometry), output_gradient.transpose(0, 1).flatten(1)
+    rows = sliced_patches(x, geometry)[0]
+    assert error(gradient, sums.double() @ rows.double()) <= 1e-6
+    parts = [a @ b for a, b in zip(sums.split(512, 1), rows.split(512), strict=True)]
+    assert torch.allclose(squares, torch.stack(parts).double().square().sum((0, 1)), rtol=0.1)
+
+
+def single_sums(x: Tensor, output_gradient: Tensor, geometry: PatchGeometry) -> tuple[Tensor, Tensor]:
+    gradient = x.new_zeros(output_gradient.shape[1], geometry.features(x.shape[1]), dtype=torch.float64)
+    return gradient, add_single_gradient(gradient, x, output_gradient, geometry)
 
 
 def sums_in_float64(x: Tensor, output_gradient: Tensor, geometry: PatchGeometry) -> int:

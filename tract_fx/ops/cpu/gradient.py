@@ -29,9 +29,9 @@ __all__ = ["RELATIVE_VARIANCE", "ROWS_OF_SUM", "add_gradient", "add_single_gradi
 
 # Rows that a product adds in float32, and how many products are added before the sum goes to float64.
 ROWS_OF_SUM = 512
-SUMS_AT_ONCE = 4
-# Elements of a block of float32 numbers: 2 MiB.
-SINGLE_ELEMENTS = 2**19
+SUMS_AT_ONCE = 8
+# Elements of a block of float32 numbers: 1 MiB.
+SINGLE_ELEMENTS = 2**18
 # Of the error of such a sum, relative to its square.
 RELATIVE_VARIANCE = UNIT_ROUNDOFF**2 / 3 * (ROWS_OF_SUM + SUMS_AT_ONCE**2) / 2
 
@@ -68,7 +68,7 @@ def add_single_gradient(result: Tensor, input: Tensor, output_gradient: Tensor, 
     geometry = dataclasses.replace(geometry, groups=1)
     outputs_first = result.shape[0] >= result.shape[1]  # a product is faster whose left factor is the longer one
     total = torch.zeros_like(result if outputs_first else result.T, memory_format=torch.contiguous_format)
-    squares = torch.zeros_like(total, dtype=torch.float32)
+    squares = result.new_zeros(result.shape[1])
     limit = min(SUMS_AT_ONCE, max(1, SINGLE_ELEMENTS // sum(result.shape) // ROWS_OF_SUM)) * ROWS_OF_SUM
     images = padded_chunks(input)
     for part, gradients in zip(images, output_gradient.split(len(images[0])), strict=True):
@@ -79,11 +79,11 @@ def add_single_gradient(result: Tensor, input: Tensor, output_gradient: Tensor, 
             columns = view[(..., *box)].to(torch.float32).flatten(split).flatten(0, split - 1)
             rows = outputs[:, *box].to(torch.float32).flatten(1)
             for sums in _sums(rows, columns) if outputs_first else _sums(columns, rows):
-                total.add_(sums.sum(0))
-                squares.add_(sums.square_().sum(0))
+                total.add_(sums[0] if len(sums) == 1 else sums.sum(0))
+                squares.add_(sums.square_().sum((0, 1 if outputs_first else 2)))
         del view
     result.add_(total if outputs_first else total.T)
-    return squares.sum(0 if outputs_first else 1, dtype=torch.float64)
+    return squares
 
 
 def _sums(first: Tensor, second: Tensor) -> Iterator[Tensor]:
