@@ -20,10 +20,10 @@ from tract_fx.tools.models.loaded import Arguments, LoadedModel, Shape, Task, bu
 __all__ = ["load_transformers"]
 
 # Long enough for every layer to be met; nothing that is explained depends on it.
-# What a shape looks like, by the name of the input; the others are samples of a signal.
-EXAMPLES = {"pixel_values": "3x224x224", "pixel_values_videos": "16x3x224x224", "input_features": "80x3000"}
 TOKENS = 128
 DECODER_TOKENS = 8
+# What a shape looks like, by the name of the input; the others are samples of a signal.
+EXAMPLES = {"pixel_values": "3x224x224", "pixel_values_videos": "16x3x224x224", "input_features": "80x3000"}
 
 
 def load_transformers(name: str, *, allocate: bool, task: Task | None = None) -> LoadedModel:
