@@ -139,7 +139,13 @@ def _as_targets(targets: HasLam | Iterable[HasLam]) -> tuple[HasLam, ...]:
     for target in found or (targets,):
         if not hasattr(target, "lam"):
             raise OptionError(
-                f"{target!r} has no lam that could be set: give an object that tract_backend(...) or TrAct(...) returned, "
-                'or, for a model that was compiled with backend="tract", tract_fx.backend_of(model).'
+                f"{_in_one_line(target)} has no lam that could be set: give an object that tract_backend(...) or TrAct(...) "
+                'returned, or, for a model that was compiled with backend="tract", tract_fx.backend_of(model).'
             )
     return found
+
+
+def _in_one_line(value: object) -> str:
+    """``repr``, or the class of what has a long one, such as a model."""
+    text = repr(value)
+    return text if len(text) <= 100 and "\n" not in text else f"{type(value).__name__}(...)"

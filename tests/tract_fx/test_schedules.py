@@ -170,6 +170,10 @@ def test_a_step_that_fails_changes_nothing() -> None:
     ("make", "message"),
     [
         (lambda: LamScheduler("tract", lambda step: 0.1), r"'tract' has no lam.*tract_fx.backend_of\(model\)"),
+        (
+            lambda: LamScheduler(nn.MultiheadAttention(4, 1), lambda step: 0.1),
+            r"^MultiheadAttention\(\.\.\.\) has no lam",
+        ),
         (lambda: LamScheduler([], lambda step: 0.1), r"\[\] has no lam that could be set"),
         (lambda: LamScheduler([Target(), nn.Linear(6, 4)], lambda step: 0.1), r"Linear\(.*\) has no lam"),
         (lambda: LamScheduler(tract_backend(), lambda step: -1.0), r"lam=-1.0.*greater than zero"),

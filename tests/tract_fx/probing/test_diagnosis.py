@@ -189,7 +189,7 @@ def test_a_relative_lam_has_no_unit_to_be_told_about() -> None:
 
 def test_a_relative_lam_is_suggested_in_its_own_unit() -> None:
     """A tenth of the variance within a sample, as a share of the mean eigenvalue, which is that of all values."""
-    images = torch.randn(96, 3, 1, 1) + 0.05 * GOOD
+    images = 3 * (torch.randn(96, 3, 1, 1) + 0.05 * GOOD)
     (concern,) = probed(images, relative=True).warnings
     suggested = float(re.search(r"lam near (\S+),", concern.advice)[1])
     within = images.var((2, 3), correction=0).mean()

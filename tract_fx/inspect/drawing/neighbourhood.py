@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -81,7 +82,14 @@ class Neighbourhood:
 
 
 def neighbourhood(
-    graph: Graph, layer: LayerNodes, weight: str, form: str, known: Collection[str], *, after: bool
+    graph: Graph,
+    layer: LayerNodes,
+    weight: str,
+    form: str,
+    known: Collection[str],
+    *,
+    after: bool,
+    names: Mapping[str, str] = MappingProxyType({}),
 ) -> Neighbourhood:
     """What to draw of one side.
 
@@ -92,15 +100,24 @@ def neighbourhood(
         form: ``"primal"`` or ``"dual"``.
         known: names of the nodes of the graph on the other side.
         after: which of both this is.
+        names: of inputs as the user knows them, by that in the graph.
     """
-    return _Drawing(graph, layer, weight, form, known, after).result()
+    return _Drawing(graph, layer, weight, form, known, after, names).result()
 
 
 class _Drawing:
     def __init__(
-        self, graph: Graph, layer: LayerNodes, weight: str, form: str, known: Collection[str], after: bool
+        self,
+        graph: Graph,
+        layer: LayerNodes,
+        weight: str,
+        form: str,
+        known: Collection[str],
+        after: bool,
+        names: Mapping[str, str],
     ) -> None:
         self.graph, self.weight, self.form, self.known, self.after = graph, weight, form, known, after
+        self.names = names
         self.nodes = {node.name: node for node in graph.nodes}
         self.input, self.operand, self.call = (self.nodes[name] for name in (layer.input, layer.weight, layer.output))
         self.gradient, self.tangent = self.nodes.get(layer.gradient), self.nodes[layer.output_gradient]
@@ -119,6 +136,9 @@ class _Drawing:
             self._added()
         self._tail()
         return self._quotient()
+
+    def _name(self, node: Node) -> str:
+        return self.names.get(node.name, node.name)
 
     def _assign(self, nodes: Iterable[Node], key: Key) -> None:
         for node in nodes:
@@ -289,7 +309,7 @@ class _Drawing:
             case ("data" | "weight" as role, _):
                 caption = self._operand_caption(role, last)
                 if last.op == "placeholder":
-                    title = self.weight if role == "weight" and self._is_the_weight(last) else last.name
+                    title = self.weight if role == "weight" and self._is_the_weight(last) else self._name(last)
             case ("call",):
                 caption, value = "the layer", value_of(self.call)
             case ("tangent",):

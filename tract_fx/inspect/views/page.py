@@ -192,7 +192,9 @@ class _Layer:
         for side, (module, after) in sides.items():
             other = self.graph.graph_before if after else self.graph.graph_after
             known = {node.name for node in other.graph.nodes}
-            what = neighbourhood(module.graph, self.layer.nodes, self.match.weight, self.match.form, known, after=after)
+            about = self.layer.nodes, self.match.weight, self.match.form
+            names = dict(self.graph.input_names)
+            what = neighbourhood(module.graph, *about, known, after=after, names=names)
             drawn.append((side, draw(what, f"{side} the pass: the graph around {self.name}")))
         return drawn
 

@@ -22,6 +22,8 @@ __all__ = ["load_transformers"]
 # Long enough for every layer to be met; nothing that is explained depends on it.
 TOKENS = 128
 DECODER_TOKENS = 8
+# What a shape looks like, by the name of the input; the others are samples of a signal.
+EXAMPLES = {"pixel_values": "3x224x224", "pixel_values_videos": "16x3x224x224", "input_features": "80x3000"}
 
 
 def load_transformers(name: str, *, allocate: bool, task: Task | None = None) -> LoadedModel:
@@ -126,8 +128,9 @@ def _arguments(spec: str, main_input: str, config: Any, own: Shape | None) -> Ca
     def make(batch: int, shape: Shape | None) -> Arguments:
         shape = shape or own
         if shape is None:
+            example = EXAMPLES.get(main_input, "16000")
             raise ModelError(
-                f"{spec}: its configuration does not give the shape of {main_input}; give --input, such as 16000"
+                f"{spec}: its configuration does not give the shape of {main_input}; give --input, such as {example}"
             )
         text = config.get_text_config()
         if main_input != "input_ids":

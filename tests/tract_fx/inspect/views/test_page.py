@@ -244,3 +244,11 @@ def test_formulas_are_set_by_hand() -> None:
     assert text == "u1·(⌊(u0 - 1)/2⌋ + 1)"
     assert formula(123456 * s**2 * r) == "123\u2009456·r·s<sup>2</sup>"
     assert formula(sympy.Max(s, sympy.floor(r / 3))) == "max(s, ⌊r/3⌋)"
+
+
+def test_pictures_name_an_input_as_the_code_does() -> None:
+    text = render_html(explained("stems"))
+    pictures = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
+    assert len(pictures) >= 4
+    assert not any("primals_" in picture for picture in pictures)
+    assert sum("image" in picture for picture in pictures) >= 2
