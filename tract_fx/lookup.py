@@ -73,10 +73,9 @@ def backend_of(model: nn.Module | Callable[..., Any]) -> TractBackend | BackendG
         OptionError: when no part of the model was compiled with a backend of this package.
     """
     modules = [module for _, module in modules_of(model)] if isinstance(model, nn.Module) else []
-    for find in (_given, _registered, _trained):
-        found = list({id(backend): backend for backend in find(model, modules)}.values())
-        if found:
-            return found[0] if len(found) == 1 else BackendGroup(tuple(found))
+    backends = list(_compiled(model, modules)) or list(_trained(model))
+    if found := tuple({id(backend): backend for backend in backends}.values()):
+        return found[0] if len(found) == 1 else BackendGroup(found)
     name = type(model).__name__ if isinstance(model, nn.Module) else getattr(model, "__name__", repr(model))
     raise OptionError(
         f'No part of {name} was compiled with a backend of tract-fx. Compile it with torch.compile(model, backend="tract"), '
@@ -85,30 +84,40 @@ def backend_of(model: nn.Module | Callable[..., Any]) -> TractBackend | BackendG
     )
 
 
-def _given(model: object, modules: list[nn.Module]) -> Iterator[TractBackend]:
-    """Backends in what ``torch.compile`` returned: the model, its parts, and the functions that are attributes of these."""
-    for value in (model, *(item for module in modules for item in (module, *vars(module).values()))):
-        given = compat.given_backend(value)
-        if given is None:
-            continue
-        if isinstance(given.function, TractBackend):
-            yield given.function
-        elif given.function is tract:
-            backend = named_backend(given.arguments.get("mode"), given.arguments.get("options"))
-            process_state.asked[given.owner] = backend  # keeps it until the first graph is compiled
-            yield backend
+def _compiled(model: object, modules: list[nn.Module]) -> Iterator[TractBackend]:
+    """Backends with which the model or its parts are compiled, the outer ones first.
 
-
-def _registered(model: object, modules: list[nn.Module]) -> Iterator[TractBackend]:
-    """Backends that ``torch.compile`` was given for the model or its parts, which do not know what it returned."""
+    A part is asked for what ``torch.compile`` was given for it, and returned to somebody else, unless what is around it is
+    compiled itself.
+    """
+    yield from _given(model)
+    inside: set[nn.Module] = set()
     for module in modules:
-        seen = process_state.models.get(module)
-        owner = None if seen is None else seen.owner()
-        if isinstance(owner, TractBackend):
-            yield owner
+        given = [backend for value in (module, *vars(module).values()) for backend in _given(value)]
+        yield from given
+        if given:
+            inside.update(part for _, part in modules_of(module))
+        elif module not in inside:
+            seen = process_state.models.get(module)
+            owner = None if seen is None else seen.owner()
+            if isinstance(owner, TractBackend):
+                yield owner
 
 
-def _trained(model: object, modules: list[nn.Module]) -> Iterator[TractBackend]:
+def _given(value: object) -> Iterator[TractBackend]:
+    """The backend in what ``torch.compile`` returned: a model, or a function that is an attribute of one."""
+    given = compat.given_backend(value)
+    if given is None:
+        return
+    if isinstance(given.function, TractBackend):
+        yield given.function
+    elif given.function is tract:
+        backend = named_backend(given.arguments.get("mode"), given.arguments.get("options"))
+        process_state.asked[given.owner] = backend  # keeps it until the first graph is compiled
+        yield backend
+
+
+def _trained(model: object) -> Iterator[TractBackend]:
     """Backends that compiled a graph with a parameter of the model, also in a function or in a model around it."""
     parameters = [item for _, item in parameters_of(model)] if isinstance(model, nn.Module) else []
     for backend, compiled in list(process_state.training.items()):

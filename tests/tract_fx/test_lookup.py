@@ -106,6 +106,20 @@ def test_of_parts() -> None:
     assert found.matches == found.rejections == ()
 
 
+def test_of_parts_that_are_compiled_in_place_and_elsewhere() -> None:
+    model = Net()
+    model.stem.compile(backend=tract_backend(0.3, inner="aot_eager"))
+    head = torch.compile(model.head, backend=tract_backend(0.2, inner="aot_eager"))
+    found = backend_of(model)
+    assert isinstance(found, BackendGroup)
+    assert [backend.lam for backend in found.backends] == [0.3, 0.2]
+    again = tract_backend(0.1, inner="aot_eager")
+    assert backend_of(torch.compile(head._orig_mod, backend=again)) is again
+    assert backend_of(head).lam == 0.2  # what another call of torch.compile was given counts for what it returned
+    whole = tract_backend(0.4, inner="aot_eager")
+    assert [backend.lam for backend in backend_of(torch.compile(model, backend=whole)).backends] == [0.4, 0.3]
+
+
 def test_of_a_method_and_of_a_function() -> None:
     backend = tract_backend(inner="aot_eager")
     model, other = Net(), Net()
