@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from tract_fx import TrAct, tract_backend
+from tract_fx import TrAct, explain, tract_backend
 
 
-@pytest.mark.parametrize(
+LAYERS = pytest.mark.parametrize(
     ("layer", "shape"),
     [
         (nn.Linear(4, 2), (0, 4)),
@@ -22,7 +23,10 @@ from tract_fx import TrAct, tract_backend
     ],
     ids=str,
 )
-@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+pytestmark = pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+
+
+@LAYERS
 def test_gradients_are_those_of_the_plain_layer(layer: nn.Module, shape: tuple[int, ...]) -> None:
     def gradients(call: nn.Module, owner: nn.Module) -> list[Tensor]:
         call(torch.randn(shape)).sum().backward()
@@ -34,3 +38,12 @@ def test_gradients_are_those_of_the_plain_layer(layer: nn.Module, shape: tuple[i
     backend = tract_backend(inner="aot_eager")
     for found in (gradients(torch.compile(compiled, backend=backend), compiled), gradients(wrapped, wrapped)):
         assert all(map(torch.equal, found, expected))
+
+
+@LAYERS
+def test_explain_has_the_layer_and_its_costs(layer: nn.Module, shape: tuple[int, ...], tmp_path: Path) -> None:
+    found = explain(layer, torch.randn(shape))
+    assert "rewritten" in str(found)
+    (cost,) = found.graphs[0].costs
+    assert cost.total.flops >= 0 and cost.total.memory >= 0 and cost.of_layer >= 0
+    found.to_html(tmp_path / "page.html")

@@ -125,7 +125,7 @@ class LayerCost:
     @property
     def of_layer(self) -> Expr:
         """Operations that are added, as a multiple of the layer's own."""
-        return self.added / self.layer_flops
+        return self.added / self.layer_flops if self.layer_flops else ZERO
 
     @property
     def of_step(self) -> Expr | None:
@@ -208,7 +208,8 @@ def layer_cost(match: Match, step: Expr | None = None) -> LayerCost:
     """
     rows, features, groups = expression(match.rows), expression(match.features), expression(match.groups)
     entries = groups * sympy.Mul(*(expression(item.size) for item in match.batch if item.shared))
-    outputs = elements_of(match.call.weight) / (features * entries)
+    # Nothing is computed for the outputs of a layer that has no inputs.
+    outputs = elements_of(match.call.weight) / (features * entries) if features * entries else ZERO
     product = 2 * groups * rows * features * outputs
     if isinstance(match.call.geometry, TransposedGeometry):  # most of these products are with zeros
         batch, _, *spatial = shape_of(match.call.input)

@@ -55,6 +55,8 @@ def gram_memory(
         itemsize: bytes of an element of the input.
         device: type of the device.
     """
+    if features == 0:  # an empty system: of a layer without inputs, or, in the dual form, of an empty batch
+        return sympy.Integer(0)
     result = FLOAT64 * geometry.groups * features**2
     if device == "cuda":  # the kernels write no blocks, but sums of some parts of the rows
         return result + sympy.Max(WORKSPACE_BYTES, result, _plain(shape, geometry, rows, features, itemsize, device))
@@ -75,6 +77,8 @@ def gradient_memory(features: Expr, outputs: Expr, groups: Expr | int) -> Expr:
         outputs: ``m``, of one group.
         groups: number of systems.
     """
+    if features == 0 or outputs == 0:
+        return sympy.Integer(0)
     sums = sympy.Max(1, SINGLE_ELEMENTS // (ROWS_OF_SUM * (features + outputs)))
     return FLOAT64 * outputs * (groups * features + FEWEST_ROWS) + FLOAT32 * sums * outputs * features
 
@@ -109,7 +113,7 @@ def _padded_images(shape: Sequence[Expr], groups: Expr | int, sizes: Sequence[Ex
     """As many images of one group as are padded at once, their spatial sizes becoming ``sizes``."""
     batch, channels, *spatial = shape
     channels = channels / groups
-    at_once = sympy.Max(1, PADDED_ELEMENTS // sympy.Mul(channels, *spatial))
+    at_once = sympy.Max(1, PADDED_ELEMENTS // sympy.Max(1, sympy.Mul(channels, *spatial)))
     return itemsize * sympy.Mul(channels, *sizes) * sympy.Min(batch, at_once)
 
 
