@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from tract_fx import TrAct, explain, tract_backend
 
-
 LAYERS = pytest.mark.parametrize(
     ("layer", "shape"),
     [
@@ -45,5 +44,5 @@ def test_explain_has_the_layer_and_its_costs(layer: nn.Module, shape: tuple[int,
     found = explain(layer, torch.randn(shape))
     assert "rewritten" in str(found)
     (cost,) = found.graphs[0].costs
-    assert cost.total.flops >= 0 and cost.total.memory >= 0 and cost.of_layer >= 0
+    assert min(cost.total.flops, cost.total.memory, cost.of_layer) >= 0
     found.to_html(tmp_path / "page.html")

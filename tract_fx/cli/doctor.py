@@ -35,16 +35,20 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _look() -> Any:
+    from tract_fx.tools.doctor.elsewhere import StepElsewhere
+
+    on_cpu = StepElsewhere("inductor", "cpu")  # takes longest
     from tract_fx.errors import UnsupportedTorchError
 
     try:
         from tract_fx.tools.doctor.checkup import checkup
     except UnsupportedTorchError:  # nothing else can be looked at
+        on_cpu.stop()
         from tract_fx.tools.doctor.private_names import check_private_names
         from tract_fx.tools.doctor.result import Checkup, versions
 
         return Checkup(versions(), (), check_private_names())
-    return checkup()
+    return checkup(on_cpu)
 
 
 def _report(found: Any) -> Iterator[Any]:

@@ -9,6 +9,7 @@ import pytest
 from support.works import works
 from tract_fx import cli
 from tract_fx.tools.doctor import checkup as module
+from tract_fx.tools.doctor import elsewhere
 from tract_fx.tools.doctor.result import Check, Checkup, State
 
 pytestmark = works("command line")
@@ -25,7 +26,8 @@ def found(*checks: Check) -> Checkup:
 def test_what_is_broken_is_the_exit_status(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], checks: tuple[Check, ...], status: int
 ) -> None:
-    monkeypatch.setattr(module, "checkup", lambda: found(*checks))
+    monkeypatch.setattr(module, "checkup", lambda step: found(*checks))
+    monkeypatch.setattr(elsewhere, "StepElsewhere", lambda inner, device: None)
     assert cli.main(["doctor"]) == status
     printed = capsys.readouterr().out
     for text in ("python", "3.11", "not installed", "A Processor: model 7, 2 cores", "limited", "Install one."):

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from importlib import metadata
@@ -15,21 +12,27 @@ import torch
 from tract_fx import compat
 from tract_fx.environment import environment
 from tract_fx.ops.gpu.launch import PRODUCTS, can_import_triton, is_triton_usable
+from tract_fx.tools.doctor.elsewhere import StepElsewhere
 from tract_fx.tools.doctor.private_names import check_private_names
 from tract_fx.tools.doctor.result import Check, Checkup, State, versions
 from tract_fx.tools.doctor.self_check import SelfCheck, self_check
 
 __all__ = ["checkup"]
 
-# A compiler that has never run on this machine builds its headers first.
-PATIENCE = 180
-
 REPORT = "Please report this, with the output of tract-fx doctor --json."
 
 
-def checkup() -> Checkup:
-    """Look at this machine; takes some seconds, most of them for compiling a network of two layers."""
-    steps = [_StepElsewhere("inductor", device) for device in _devices_with_code()]  # they run beside the rest
+def checkup(on_cpu: StepElsewhere | None = None) -> Checkup:
+    """Look at this machine; takes some seconds, most of them for importing PyTorch and compiling a network of two layers.
+
+    Args:
+        on_cpu: the step with generated code on the CPU, where it runs already.
+    """
+    ready = {} if on_cpu is None else {"cpu": on_cpu}
+    devices = _devices_with_code()
+    steps = [ready.pop(device, None) or StepElsewhere("inductor", device) for device in devices]  # beside the rest
+    for step in ready.values():
+        step.stop()
     checks = (
         *check_private_names(),
         *(_code_generation(), _kernels(), _cache(), _entry_point()),
@@ -39,11 +42,9 @@ def checkup() -> Checkup:
     return Checkup(versions(), tuple(_devices()), checks)
 
 
-def _devices_with_code() -> Iterator[str]:
-    if compat.can_generate_code("cpu"):
-        yield "cpu"
-    if torch.cuda.is_available():
-        yield "cuda"
+def _devices_with_code() -> tuple[str, ...]:
+    on_cpu = ("cpu",) if compat.can_generate_code("cpu") else ()
+    return (*on_cpu, "cuda") if torch.cuda.is_available() else on_cpu
 
 
 def _devices() -> Iterator[str]:
@@ -114,32 +115,3 @@ def _step(name: str, run: Callable[[], SelfCheck]) -> Check:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         return Check(name, State.BROKEN, f"{type(error).__name__}: {lines[-1] if lines else 'no message'}", REPORT)
     return Check(name, State.WORKS, str(result)) if result.is_right else Check(name, State.BROKEN, str(result), REPORT)
-
-
-class _StepElsewhere:
-    """The self-check in a process of its own: a compiler that crashes or hangs does not take the report with it."""
-
-    def __init__(self, inner: str, device: str) -> None:
-        self.device = device
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tract_fx.tools.doctor.self_check", inner, device],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def result(self) -> SelfCheck:
-        """Wait for it.
-
-        Raises:
-            RuntimeError: with the last lines of the process, if it failed.
-        """
-        try:
-            out, err = self.process.communicate(timeout=PATIENCE)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            raise RuntimeError(f"no result after {PATIENCE} s") from None
-        if self.process.returncode:
-            raise RuntimeError(err.strip() or f"the process ended with status {self.process.returncode}")
-        fields = json.loads(out.splitlines()[-1])
-        return SelfCheck(**fields | {"rewritten": tuple(fields["rewritten"])})

@@ -10,7 +10,9 @@ import torch
 
 from tract_fx import compat
 from tract_fx.tools.doctor import checkup as module
+from tract_fx.tools.doctor import elsewhere
 from tract_fx.tools.doctor.checkup import checkup
+from tract_fx.tools.doctor.elsewhere import StepElsewhere
 from tract_fx.tools.doctor.result import Check, State
 from tract_fx.tools.doctor.self_check import SelfCheck
 
@@ -22,7 +24,9 @@ def named(checks: tuple[Check, ...], name: str) -> Check:
 
 def test_a_checkup_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_devices_with_code", lambda: ())  # generated code has tests of its own
-    found = checkup()
+    unwanted = StepElsewhere("aot_eager", "cpu")
+    found = checkup(unwanted)
+    assert unwanted.process.returncode is not None
     assert found.is_fine
     assert found.versions["torch"] == metadata.version("torch")
     assert found.versions["torchvision"] == metadata.version("torchvision")
@@ -35,7 +39,7 @@ def test_a_checkup_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_step_in_another_process_is_right_or_says_how_it_failed() -> None:
-    right, wrong = (module._StepElsewhere(inner, "cpu") for inner in ("aot_eager", "aot_lazy"))
+    right, wrong = (StepElsewhere(inner, "cpu") for inner in ("aot_eager", "aot_lazy"))
     check = module._step("a step", wrong.result)
     assert check.state is State.BROKEN
     assert "inner='aot_lazy' is not allowed" in check.detail
@@ -44,8 +48,8 @@ def test_a_step_in_another_process_is_right_or_says_how_it_failed() -> None:
 
 
 def test_a_step_that_never_ends_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PATIENCE", 0.01)
-    step = module._StepElsewhere("aot_eager", "cpu")
+    monkeypatch.setattr(elsewhere, "PATIENCE", 0.01)
+    step = StepElsewhere("aot_eager", "cpu")
     check = module._step("a step", step.result)
     assert (check.state, check.detail) == (State.BROKEN, "RuntimeError: no result after 0.01 s")
     assert step.process.wait(timeout=60) != 0
