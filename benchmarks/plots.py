@@ -55,7 +55,7 @@ def draw_throughput(records: Sequence[Mapping[str, Any]], path: Path) -> None:
         axes.plot([], [], color=color, marker=marker, linestyle="-", label=name)[0]
         for name, (color, marker) in SIDES.items()
     ]
-    axes.legend(handles=handles, frameon=False, loc="lower right")
+    axes.legend(handles=handles, frameon=False, loc="upper right")
     _plain(axes, grid="x")
     figure.savefig(path)
 
