@@ -30,7 +30,9 @@ def checkup(on_cpu: StepElsewhere | None = None) -> Checkup:
     """
     ready = {} if on_cpu is None else {"cpu": on_cpu}
     devices = _devices_with_code()
-    steps = [ready.pop(device, None) or StepElsewhere("inductor", device) for device in devices]  # beside the rest
+    steps = [  # they run beside the rest
+        ready.pop(device) if device in ready else StepElsewhere("inductor", device) for device in devices
+    ]
     for step in ready.values():
         step.stop()
     checks = (
