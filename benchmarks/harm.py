@@ -65,9 +65,26 @@ class Case:
 
 def main() -> None:
     """Train everything, write JSON lines and print them."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    run(__doc__, "harm.jsonl", cases, measure)
+
+
+def run(
+    about: str | None,
+    name: str,
+    cases: Callable[[Path | None], Iterator[Case]],
+    measure: Callable[[Case], dict[str, Any]],
+) -> None:
+    """A command that measures cases, prints JSON lines and writes them.
+
+    Args:
+        about: its help.
+        name: of the file of results.
+        cases: those there are, given the archive of images.
+        measure: what is recorded of a case.
+    """
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder or tar archive of class folders of 32-pixel images")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/harm.jsonl"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results") / name)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     where = environment()

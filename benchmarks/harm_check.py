@@ -10,10 +10,7 @@ learning rates are those of :mod:`benchmarks.harm`, with five seeds. Without ``-
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,9 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.harm import LAM, RATES, Case, Data, probed, read_images, standardised, suggestion, train
+from benchmarks.harm import LAM, RATES, Case, Data, probed, read_images, run, standardised, suggestion, train
 from benchmarks.paired import difference
-from benchmarks.raw_pixels import environment
 
 SEEDS = 5
 # Points of test accuracy, and standard errors, from which a difference counts.
@@ -32,19 +28,7 @@ POINTS, ERRORS = 1.0, 2.0
 
 def main() -> None:
     """Train everything, write JSON lines and print them."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="folder or tar archive of class folders of 32-pixel images")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/harm_check.jsonl"))
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    where = environment()
-    results = []
-    for case in cases(arguments.data):
-        results.append({**measure(case), **where})
-        sys.stdout.write(json.dumps(results[-1]) + "\n")
-        sys.stdout.flush()
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text("".join(json.dumps(result) + "\n" for result in results))
+    run(__doc__, "harm_check.jsonl", cases, measure)
 
 
 def cases(archive: Path | None) -> Iterator[Case]:

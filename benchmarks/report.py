@@ -21,6 +21,7 @@ from benchmarks.convergence.tables import TABLES as CONVERGENCE
 from benchmarks.gpu_first.tables import TABLES as GPU
 from benchmarks.markdown import table
 from benchmarks.paired import difference
+from tract_fx.probing.harm import FITTED
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -115,7 +116,7 @@ def harm_check() -> str:
                 f"{mean:+.1f} ± {spread:.1f}",
                 "" if not suggested else _difference(plain, suggested[0], record["suggested"]),
                 f"{record['own']:.2f}",
-                f"{record['other'] / record['other_plain']:.2f}" if record["own"] >= 0.7 else "",
+                _share_of_plain(record),
                 record["seen"],
                 "told" if record["told"] else "",
             )
@@ -140,6 +141,11 @@ def _difference(plain: list[float], tract: list[float], lam: float) -> str:
     return f"{mean:+.1f} ± {spread:.1f} (lam {lam:g})"
 
 
+def _share_of_plain(record: dict[str, Any]) -> str:
+    """What the step does on another batch, as a share of plain training's; nothing where it does not fit its own batch."""
+    return f"{record['other'] / record['other_plain']:.2f}" if record["own"] >= FITTED else ""
+
+
 def harm() -> str:
     """Accuracies of plain training and TrAct, and what probe says before it."""
     rows = []
@@ -147,7 +153,6 @@ def harm() -> str:
         accuracies = record["accuracy"]
         other = [lam for lam in accuracies if lam not in ("None", "0.1")]
         suggested = f"{_with_spread(accuracies[other[0]])} (lam {float(other[0]):g})" if other else ""
-        share = record["other"] / record["other_plain"]
         rows.append(
             (
                 record["case"],
@@ -157,7 +162,7 @@ def harm() -> str:
                 _with_spread(accuracies["0.1"]),
                 suggested,
                 f"{record['own']:.2f}",
-                f"{share:.2f}" if record["own"] >= 0.7 else "",
+                _share_of_plain(record),
                 "told" if record["told"] else "",
             )
         )

@@ -9,7 +9,7 @@ from torch.fx import Node
 
 from tract_fx.passes.joint_graph import JointGraph, Role, is_condition, is_tensor_node, target_of
 
-__all__ = ["RANDOM", "Dependence", "FirstParameterUse", "dependences", "first_parameter_use", "is_random", "operands"]
+__all__ = ["Dependence", "FirstParameterUse", "dependences", "first_parameter_use", "is_random", "operands"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +66,7 @@ FROM_CONSTANT_TABLE = Dependence(from_constant_table=True)
 # Operators that take values from their first argument at indices.
 _LOOKUPS = ("embedding", "index", "index_select", "gather", "take")
 # Operators that draw numbers; those that draw masks or disturb a tensor (dropout, bernoulli) are not among them.
-RANDOM = ("rand", "rand_like", "randint", "randint_like", "randn", "randn_like", "randperm")
+_RANDOM = ("rand", "rand_like", "randint", "randint_like", "randn", "randn_like", "randperm")
 _COMPARISONS = ("ge", "gt", "le", "lt")
 _OF_ROLE = {
     Role.DATA: Dependence(data=True),
@@ -111,7 +111,7 @@ def _of_node(node: Node, found: dict[Node, Dependence]) -> Dependence:
 
 def is_random(node: Node) -> bool:
     """Whether a node draws numbers, which then count like numbers that are an input of the graph."""
-    return node.op == "call_function" and target_of(node) in RANDOM
+    return node.op == "call_function" and target_of(node) in _RANDOM
 
 
 def _is_lookup(node: Node, found: dict[Node, Dependence]) -> bool:
@@ -130,12 +130,15 @@ def first_parameter_use(joint: JointGraph, found: dict[Node, Dependence]) -> Fir
     Only what can be the start of a network counts: labels that meet the output of an earlier graph are none, and neither is
     a condition (a time step, or what a table has for it) in a graph that an activation enters.
     """
-    enters = any(item.role is Role.ACTIVATION or item.beside_signal for item in joint.inputs)
     for node in joint.forward_nodes:
         values = list(operands(node, found))
         if any(value.activation for value in values):
             continue
-        starts = [value.data or (value.is_from_data and not enters) for value in values if value.is_parameter_free]
+        starts = [
+            value.data or (value.is_from_data and not joint.has_signal_elsewhere)
+            for value in values
+            if value.is_parameter_free
+        ]
         weights = frozenset().union(*(value.parameters for value in values))
         if any(starts) and weights:
             return FirstParameterUse(

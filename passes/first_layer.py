@@ -200,8 +200,7 @@ class _Surroundings:
         inputs = [(_key(joint, call, depends), depends.get(call.input, Dependence())) for call in found]
         return cls(
             frozenset(key for key, value in inputs if not value.is_parameter_free),
-            any(value.data and value.is_parameter_free for _, value in inputs)
-            or any(item.role is Role.ACTIVATION or item.beside_signal for item in joint.inputs),
+            any(value.data and value.is_parameter_free for _, value in inputs) or joint.has_signal_elsewhere,
         )
 
 

@@ -93,6 +93,11 @@ class JointGraph:
         return None
 
     @functools.cached_property
+    def has_signal_elsewhere(self) -> bool:
+        """Whether an activation enters, or a signal is fed to another graph of the model: conditions are no signals then."""
+        return any(item.role is Role.ACTIVATION or item.beside_signal for item in self.inputs)
+
+    @functools.cached_property
     def has_gradients(self) -> bool:
         """Whether the graph computes gradients: False for inference and under ``no_grad``."""
         descriptors = self.graph.output_node().meta.get("desc") or ()

@@ -19,7 +19,7 @@ from tract_fx import compat
 from tract_fx.compile.origins import has_origin
 from tract_fx.passes.joint_graph import GraphInput, Role
 
-__all__ = ["frames_of_modules", "weights_fed_between", "weights_fed_by"]
+__all__ = ["calls_of_modules", "weights_fed_between", "weights_fed_by"]
 
 _LOCAL = re.compile(r"^L\[['\"]\w+['\"]\]$")
 
@@ -64,18 +64,20 @@ def _local_value(placeholder: Node) -> torch.Tensor | None:
 def _arguments_of(model: torch.nn.Module) -> list[torch.Tensor] | None:
     """The tensors with which the compiled model was called, by the outermost call on the stack; None where there is none."""
     found: list[torch.Tensor] | None = None
-    for variables in (frame.f_locals for frame in frames_of_modules(sys._getframe())):
+    for _, frame in calls_of_modules(sys._getframe()):
+        variables = frame.f_locals
         if compat.compiled_module(variables["self"]) is model and "args" in variables and "kwargs" in variables:
             leaves = compat.pytree.tree_leaves((variables["args"], variables["kwargs"]))
             found = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
     return found
 
 
-def frames_of_modules(frame: FrameType | None) -> Iterator[FrameType]:
-    """The frames, from ``frame`` outwards, that belong to modules."""
+def calls_of_modules(frame: FrameType | None) -> Iterator[tuple[torch.nn.Module, FrameType]]:
+    """The frames of modules, from ``frame`` outwards, each with its module: what was compiled, not the wrapper of that."""
     while frame is not None:
-        if isinstance(frame.f_locals.get("self"), torch.nn.Module):
-            yield frame
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, torch.nn.Module):
+            yield compat.compiled_module(owner) or owner, frame
         frame = frame.f_back
 
 

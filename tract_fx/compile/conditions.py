@@ -16,7 +16,7 @@ import torch
 from torch.fx import GraphModule
 
 from tract_fx import compat
-from tract_fx.compile.between import frames_of_modules
+from tract_fx.compile.between import calls_of_modules
 from tract_fx.compile.model_frame import ModelFrame
 from tract_fx.compile.model_names import modules_of
 from tract_fx.passes.joint_graph import GraphInput, Role, is_condition
@@ -41,11 +41,7 @@ def _variables(gm: GraphModule, frame: ModelFrame) -> Iterator[Any]:
     if frame.whole is None:
         return
     inside = {module for _, module in modules_of(frame.whole)}
-    calls = [
-        found
-        for found in frames_of_modules(sys._getframe())
-        if (compat.compiled_module(found.f_locals["self"]) or found.f_locals["self"]) in inside
-    ]
+    calls = [found for module, found in calls_of_modules(sys._getframe()) if module in inside]
     # Other frames than those with which torch calls a compiled module are code that is running.
     inner = any(not str(found.f_globals.get("__name__")).startswith("torch.") for found in calls)
     if inner or frame.whole is not frame.model or compat.break_reason(gm) is not None:

@@ -18,13 +18,14 @@ from typing import Any
 import torch
 
 from tract_fx.compat import compiled_frame_locals, compiled_module
+from tract_fx.compile.between import calls_of_modules
 from tract_fx.compile.inputs import naming_of_function
 from tract_fx.compile.model_names import modules_of, parameters_of
 from tract_fx.compile.skipped import is_registered
 from tract_fx.passes.joint_graph import GraphInput
 from tract_fx.passes.naming import Naming, without_wrappers
 
-__all__ = ["ModelFrame", "calls_around", "current_frame", "enclosing_model"]
+__all__ = ["ModelFrame", "current_frame", "enclosing_model"]
 
 _STEP = re.compile(r"\.(?P<attribute>\w+)|\[(?P<key>'[^']*'|\"[^\"]*\"|\d+)\]")
 
@@ -94,7 +95,7 @@ def current_frame(gm: torch.fx.GraphModule) -> ModelFrame:
     model = next(_compiled_models(), None) or _owner_of_method(variables)
     if model is None:
         return ModelFrame(naming_of_function(gm), None)
-    others = tuple(dict.fromkeys([model, *(module for module, _ in calls_around(model))]))
+    others = _modules_around(model)
     whole = _whole(others)
     paths = {module: name for name, module in reversed(list(modules_of(whole)))}
     for variable, value in variables.items():
@@ -111,25 +112,14 @@ def current_frame(gm: torch.fx.GraphModule) -> ModelFrame:
 
 def enclosing_model(model: torch.nn.Module | None) -> torch.nn.Module | None:
     """The outermost module on the call stack of which ``model`` is a part; ``model`` itself where there is none."""
-    return None if model is None else [model, *(module for module, _ in calls_around(model))][-1]
+    return None if model is None else _modules_around(model)[-1]
 
 
-def calls_around(model: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, dict[str, Any]]]:
-    """The frames on the call stack that belong to modules of which ``model`` is a part, from the inside.
-
-    Each as the module and the variables of the frame.
-    """
-    contains = {id(model): False}
-    frame: FrameType | None = sys._getframe()
-    while frame is not None:
-        owner = frame.f_locals.get("self")
-        if isinstance(owner, torch.nn.Module):
-            owner = compiled_module(owner) or owner
-            if id(owner) not in contains:
-                contains[id(owner)] = any(module is model for _, module in modules_of(owner))
-            if contains[id(owner)]:
-                yield owner, frame.f_locals
-        frame = frame.f_back
+def _modules_around(model: torch.nn.Module) -> tuple[torch.nn.Module, ...]:
+    """``model``, and the modules on the call stack of which it is a part, from the inside."""
+    on_stack = dict.fromkeys(module for module, _ in calls_of_modules(sys._getframe()))
+    around = [found for found in on_stack if any(module is model for _, module in modules_of(found))]
+    return tuple(dict.fromkeys([model, *around]))
 
 
 def _whole(candidates: Sequence[torch.nn.Module]) -> torch.nn.Module:

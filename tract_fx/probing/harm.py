@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from tract_fx.probing.result import ConcernKind, LayerProbe
 from tract_fx.probing.value_checks import Found
 
-__all__ = ["likely_harm"]
+__all__ = ["FITTED", "likely_harm"]
 
 # Half of the energy of dZ: what a batch of twice as many rows as directions above lam allows for noise alone.
 FITTED = 0.7
