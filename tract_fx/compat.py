@@ -70,6 +70,7 @@ __all__ = [
     "active_stage",
     "add_guard",
     "aot_eager",
+    "at_end_of_backward_pass",
     "break_reason",
     "break_reasons",
     "cache_dir",
@@ -206,6 +207,11 @@ def is_in_backward_pass() -> bool:
 def current_backward_pass() -> int:
     """Number of the backward pass that autograd is running in this thread; -1 outside of one."""
     return torch._C._current_graph_task_id()
+
+
+def at_end_of_backward_pass(call: Callable[[], None]) -> None:
+    """Have ``call`` run when the backward pass of this thread ends; what it raises is raised by ``backward()``."""
+    torch.autograd.Variable._execution_engine.queue_callback(call)
 
 
 def active_stage() -> Any:

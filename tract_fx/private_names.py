@@ -83,6 +83,7 @@ PRIVATE_NAMES: tuple[PrivateName, ...] = (
     ),
     *_names("torch._C._dynamo.eval_frame", _FRAMES),
     *_names("torch._C._functorch", "get_unwrapped is_functorch_wrapped_tensor"),
+    *_names("torch.autograd", "Variable._execution_engine.queue_callback Variable._execution_engine"),
     *_names("torch._dynamo.config", "patch recompile_limit suppress_errors"),
     *_names("torch._dynamo.convert_frame", "input_codes"),
     *_names("torch._dynamo.eval_frame", "OptimizedModule"),

@@ -11,11 +11,13 @@
   this reason ``TractBackend.__name__`` is a property, and importing ``tract_fx.entry_point`` registers a model.
 - A parameter may be in several models, and parts of a model may be compiled without the rest: what each backend compiled,
   and which parameters have a new gradient, is kept in :data:`backends` and :data:`rewritten`.
+- A block that a backward pass computes anew is called by no module: :data:`callers` has those that called compiled parts.
 - A name in ``layers=[...]`` may belong to a layer that no graph holds: :data:`chosen` has the names of each backend.
 - A recurrent cell that is compiled by itself has one graph for its first step, which data alone feed, and another one for
   the others: :data:`fed_by_data` has the weights that are rewritten where data alone feed their layer.
 - A rewritten weight may be used again by code that is not compiled: :data:`watches`, by parameter, compares the gradient
   that graphs have computed with the one that arrives.
+- Training without an optimiser of ``torch.optim`` is noticed by the gradients of one weight: those are in :data:`counted`.
 - A second model with the structure of a first one runs the code that was compiled for the first: :data:`structures`.
 - The class of a layer that ``TrAct`` was applied to is derived from the class of the layer. It is made once, so that equal
   layers have one type, as Dynamo's guards and ``type(a) is type(b)`` need it: :data:`tract_classes`.
@@ -47,7 +49,9 @@ __all__ = [
     "agreements",
     "asked",
     "backends",
+    "callers",
     "chosen",
+    "counted",
     "fed_by_data",
     "looked",
     "models",
@@ -138,6 +142,8 @@ asked: weakref.WeakKeyDictionary[object, Any] = weakref.WeakKeyDictionary()
 training: weakref.WeakKeyDictionary[Any, weakref.WeakValueDictionary[int, torch.Tensor]] = weakref.WeakKeyDictionary()
 backends: weakref.WeakKeyDictionary[object, BackendStatus] = weakref.WeakKeyDictionary()
 chosen: weakref.WeakKeyDictionary[Any, ChosenLayers] = weakref.WeakKeyDictionary()
+callers: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+counted: weakref.WeakValueDictionary[int, torch.Tensor] = weakref.WeakValueDictionary()
 fed_by_data: weakref.WeakValueDictionary[int, torch.Tensor] = weakref.WeakValueDictionary()
 looked: weakref.WeakValueDictionary[int, torch.Tensor] = weakref.WeakValueDictionary()
 rewritten: weakref.WeakValueDictionary[int, torch.Tensor] = weakref.WeakValueDictionary()

@@ -7,6 +7,7 @@ import warnings
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from tract_fx import TractWarning, UnsupportedLayerError, tract_backend
 
@@ -159,6 +160,33 @@ def test_blocks_that_are_compiled_by_themselves_have_the_names_of_the_model(
     assert [match.weight for match in backend.matches] == found
     changed = [name for name, item in model.named_parameters() if not torch.allclose(item.grad, plain[name], rtol=1e-4)]
     assert changed == found
+
+
+class Checkpointed(Blocks):
+    """Computes each block anew in the backward pass, where no module calls it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = checkpoint(block, x, use_reentrant=True)
+        return self.fc(x)
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+@pytest.mark.parametrize(
+    ("layers", "found"),
+    [("first", ["blocks.0.fc.weight"]), (["blocks.1.fc", "blocks.2.fc"], ["blocks.2.fc.weight", "blocks.1.fc.weight"])],
+)
+def test_blocks_that_a_backward_pass_computes_anew_have_the_names_of_the_model(
+    layers: str | list[str], found: list[str], wrapped: bool
+) -> None:
+    torch._dynamo.reset()
+    model, backend = Checkpointed(), tract_backend(inner="aot_eager", layers=layers)
+    for block in model.blocks:
+        block.compile(backend=backend)
+    # Without an input that requires grad, this kind of checkpointing computes no gradient of the first block.
+    perturbed = X + torch.zeros_like(X, requires_grad=True)
+    (Around(model) if wrapped else model)(perturbed).square().sum().backward()
+    assert [match.weight for match in backend.matches] == found
 
 
 def test_a_name_that_the_whole_model_does_not_have_may_be_one_of_a_block() -> None:

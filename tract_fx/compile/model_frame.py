@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 
-from tract_fx.compat import compiled_frame_locals, compiled_module
+from tract_fx import process_state
+from tract_fx.compat import compiled_frame_locals, compiled_module, is_in_backward_pass
 from tract_fx.compile.between import calls_of_modules
 from tract_fx.compile.inputs import naming_of_function
 from tract_fx.compile.model_names import modules_of, parameters_of
@@ -116,10 +117,30 @@ def enclosing_model(model: torch.nn.Module | None) -> torch.nn.Module | None:
 
 
 def _modules_around(model: torch.nn.Module) -> tuple[torch.nn.Module, ...]:
-    """``model``, and the modules on the call stack of which it is a part, from the inside."""
+    """``model``, and the modules of which it is a part, from the inside.
+
+    They are on the call stack. What a backward pass computes anew, as under reentrant checkpointing, no module calls: there
+    they are the modules that called compiled parts before.
+    """
     on_stack = dict.fromkeys(module for module, _ in calls_of_modules(sys._getframe()))
-    around = [found for found in on_stack if any(module is model for _, module in modules_of(found))]
-    return tuple(dict.fromkeys([model, *around]))
+    around = [found for found in on_stack if found is not model and _contains(found, model)]
+    if not around and is_in_backward_pass():
+        around = _nested([found for found in process_state.callers if found is not model and _contains(found, model)])
+    process_state.callers.update(around)
+    return (model, *around)
+
+
+def _nested(modules: Sequence[torch.nn.Module]) -> list[torch.nn.Module]:
+    """Modules from the inside, without those that do not contain the one before."""
+    chain: list[torch.nn.Module] = []
+    for module in sorted(modules, key=lambda module: sum(1 for _ in modules_of(module))):
+        if not chain or _contains(module, chain[-1]):
+            chain.append(module)
+    return chain
+
+
+def _contains(module: torch.nn.Module, part: torch.nn.Module) -> bool:
+    return any(found is part for _, found in modules_of(module))
 
 
 def _whole(candidates: Sequence[torch.nn.Module]) -> torch.nn.Module:

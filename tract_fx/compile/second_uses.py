@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch.utils.hooks import unserializable_hook
 
 from tract_fx import compat, process_state
 from tract_fx.errors import TractWarning
@@ -46,6 +47,7 @@ class Watch:
             self._task = task
         self._produced.append(gradient)
 
+    @unserializable_hook  # a weight that another process shares goes there without it
     def arrived(self, gradient: torch.Tensor) -> None:
         """Compare; called before the gradient is accumulated."""
         produced, self._produced = self._produced, []

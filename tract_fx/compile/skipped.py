@@ -4,7 +4,7 @@ Dynamo may skip the frame that holds the first layer, and then no backend is cal
 Examples are a bare ``nn.Sequential`` in ``DistributedDataParallel``, an ``nn.LSTM``, a convolution that FSDP2 shards on its
 own, and a function under ``torch.compiler.disable``. The optimiser still runs. Before its first step, the parameters that
 have a gradient are compared with the inputs of compiled graphs; where a closure computes the gradients inside the step, as
-in Lightning, they are compared right after it.
+in Lightning, they are compared right after it, and where no optimiser of ``torch.optim`` steps, after some backward passes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import functools
 import logging
 import warnings
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from tract_fx import process_state
 from tract_fx.compile.choices import check_choices
 from tract_fx.compile.model_names import modules_of, parameters_of
+from tract_fx.compile.unstepped import after_backward_passes
 from tract_fx.errors import TractWarning, UnsupportedLayerError
 from tract_fx.passes.first_layer import is_named
 from tract_fx.process_state import BackendStatus, CompileStatus, Structure
@@ -52,6 +53,7 @@ def expect(model: torch.nn.Module, owner: object, *, suppress_warnings: bool = F
     """
     _install()
     process_state.models[model] = CompileStatus(weakref.ref(owner), suppress_warnings)
+    after_backward_passes((item for _, item in parameters_of(model)), _at_gradient)
 
 
 def is_registered(value: object) -> bool:
@@ -100,6 +102,7 @@ def saw_graph(graph: TrainingGraph, owner: object, *, suppress_warnings: bool) -
     if graph.enclosing is not None:
         backend.enclosing = weakref.ref(graph.enclosing)
     process_state.rewritten.update({id(item): item for item in graph.rewritten.values()})
+    after_backward_passes(graph.parameters, _at_gradient)
     if graph.model is None:
         return
     seen = process_state.models.setdefault(graph.model, CompileStatus(weakref.ref(owner)))
@@ -138,28 +141,51 @@ def _install() -> None:
 def _at_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
     if torch.compiler.is_compiling():
         return
-    due = [(model, seen) for model, seen in list(process_state.models.items()) if seen.due]
-    backends = [each for each in list(process_state.backends.values()) if not (each.matched or each.warned)]
     _check_per_sample()
-    choices = any(item.without_effect for item in list(process_state.chosen.values()))
-    if not due and not backends and not choices:
-        return
-    stepped = {
-        id(parameter): parameter
-        for group in optimizer.param_groups
-        for parameter in group["params"]
-        if parameter.grad is not None
-    }
-    told = check_choices(stepped) if choices else []
-    for model, seen in due:
-        if any(model is each for each in told):
+    if _is_anything_due():
+        _check_gradients(item for group in optimizer.param_groups for item in group["params"] if item.grad is not None)
+
+
+def _at_gradient(arrived: torch.Tensor) -> None:
+    """Check the models, and what the backends compiled, to which a parameter belongs that has got some gradients."""
+    backends = list(process_state.backends.values())
+    models = {*process_state.models, *(backend.enclosing() for backend in backends)} - {None}
+    groups = [[item for _, item in parameters_of(model)] for model in models]
+    groups += [list(backend.parameters.values()) for backend in backends]
+    _check_gradients(
+        item
+        for group in groups
+        if any(item is arrived for item in group)
+        for item in group
+        if item is arrived or item.grad is not None
+    )
+
+
+def _is_anything_due() -> bool:
+    return (
+        any(seen.due for seen in list(process_state.models.values()))
+        or any(map(_is_due, list(process_state.backends.values())))
+        or any(item.without_effect for item in list(process_state.chosen.values()))
+    )
+
+
+def _is_due(backend: BackendStatus) -> bool:
+    return not (backend.matched or backend.warned)
+
+
+def _check_gradients(parameters: Iterable[torch.Tensor]) -> None:
+    """Check the models, backends and names in ``layers=[...]`` that parameters with a gradient belong to."""
+    stepped = {id(item): item for item in parameters}
+    told = check_choices(stepped)
+    for model, seen in list(process_state.models.items()):
+        if not seen.due or any(model is each for each in told):
             continue
         trained = [(name, item) for name, item in parameters_of(model) if id(item) in stepped]
         if trained:
             seen.due = False
             _check(model, seen, trained)
-    for backend in backends:
-        if not backend.warned and any(_has(backend.parameters, item) for item in stepped.values()):
+    for backend in list(process_state.backends.values()):
+        if _is_due(backend) and any(_has(backend.parameters, item) for item in stepped.values()):
             _check_backend(backend, stepped)
 
 
