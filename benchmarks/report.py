@@ -225,10 +225,11 @@ def run_time_checks() -> str:
             f"{1e3 * record['seconds']:.0f} ms",
             f"{1e6 * record['difference_seconds']:+,.0f} µs",
             added(record),
+            f"{100 * (record['fastest_ratio'] - 1):+.1f} %",
         )
         for record in lines("run_time_checks.jsonl")
     ]
-    return table(("training step", "batch", "without comparisons", "difference", "ratio"), rows)
+    return table(("training step", "batch", "without comparisons", "difference", "ratio", "fastest steps"), rows)
 
 
 def precision() -> str:

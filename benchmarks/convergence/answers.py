@@ -117,8 +117,8 @@ def time(everything: Everything) -> str:
         if known:
             gains = [f"{words.difference(need.plain, need.in_time)} at {need.epochs}" for need in known]
             ratio = f"{100 * (known[0].ratio - 1):+.0f} %"
-            sentences.append(f"{title}: an epoch takes {ratio}, and in the time of plain training's epochs TrAct is "
-                             f"{words.listed(gains)} points ahead.\n")  # fmt: skip
+            sentences.append(f"{title}: an epoch takes {ratio}, and in the time of plain training's epochs the difference "
+                             f"is {words.listed(gains)} epochs.\n")  # fmt: skip
     return "\n".join(sentences)
 
 
@@ -171,7 +171,7 @@ def sorted_out(question: str) -> Callable[[Everything], str]:
 
 
 def _shown(items: Sequence[Found]) -> str:
-    several = [item for item in items if len(item.pairs) > 1]
+    several = [item for item in items if len(item.pairs) >= words.FEWEST_SEEDS]
     gains, losses = ([item for item in several if test(item.pairs)] for test in (words.is_gain, words.is_loss))
     kinds = {
         "a gain": gains,
@@ -183,8 +183,9 @@ def _shown(items: Sequence[Found]) -> str:
         for kind, found in kinds.items()
         if found
     ]
-    single = len(items) - len(several)
-    return "; ".join([*parts, f"{single} more with one seed only"] if single else parts)
+    if fewer := len(items) - len(several):
+        parts.append(f"{fewer}{' more' if parts else ''} with fewer than three seeds")
+    return "; ".join(parts)
 
 
 def whitening(everything: Everything) -> str:

@@ -126,8 +126,8 @@ def whitened_inputs(size: Size) -> Iterator[Comparison]:
 
 
 def late(size: Size) -> Iterator[Comparison]:
-    """TrAct in parts of the longest training."""
-    run = Run("resnet", "sgd", size.budgets[-1], "plain", 0)
+    """TrAct in parts of a long training."""
+    run = Run("resnet", "sgd", size.late, "plain", 0)
     for method in LATE:
         yield Comparison(words.METHOD_TITLES[method], run, dataclasses.replace(run, method=method))
 

@@ -141,9 +141,9 @@ def whitening(size: Size, seed: int) -> Iterable[Run]:
 
 
 def late(size: Size, seed: int) -> Iterable[Run]:
-    """The longest training, with TrAct in a part of it or with a ``lam`` that rises."""
+    """A long training, with TrAct in a part of it or with a ``lam`` that rises."""
     for method in ("plain", *LATE):
-        yield Run("resnet", "sgd", size.budgets[-1], method, seed)
+        yield Run("resnet", "sgd", size.late, method, seed)
 
 
 def habits(size: Size, seed: int) -> Iterable[Run]:

@@ -20,6 +20,7 @@ class Size:
         titles: what they are called in tables.
         rates: peak learning rates by network and optimiser, chosen for plain training (experiment ``rates``).
         budgets: epochs of the three budgets, 1 : 2 : 4.
+        late: epochs of the experiment on what happens late in a training.
         train, test: images; 0 for all.
         batch: images in a step.
         bfloat16: autocast to bfloat16.
@@ -33,6 +34,7 @@ class Size:
     titles: dict[str, str]
     rates: dict[tuple[str, str], float]
     budgets: tuple[int, int, int]
+    late: int
     train: int
     test: int
     batch: int
@@ -52,6 +54,7 @@ SMALL = Size(
     titles={"resnet": "small ResNet", "vit": "small ViT"},
     rates={("resnet", "sgd"): 0.1, ("resnet", "adam"): 4e-3, ("vit", "adam"): 2e-3},
     budgets=(3, 6, 12),
+    late=20,
     train=10_000,
     test=5_000,
     batch=128,
@@ -66,6 +69,7 @@ SIZES = {
         name="medium",
         titles={"resnet": "small ResNet, all images", "vit": "small ViT, all images"},
         budgets=(10, 20, 40),
+        late=20,
         train=0,
         test=0,
     ),
@@ -75,6 +79,7 @@ SIZES = {
         titles={"resnet": "ResNet-18", "vit": "ViT"},
         rates={("resnet", "sgd"): 0.1, ("resnet", "adam"): 1e-3, ("vit", "adam"): 1e-3},
         budgets=(25, 50, 100),
+        late=100,
         train=0,
         test=0,
         batch=128,

@@ -31,6 +31,8 @@ __all__ = [
 
 Pair = tuple[Result, Result]
 LEVEL = 0.05
+# Of two seeds, Student's distribution has one degree of freedom: they agree by chance too often to be called clear.
+FEWEST_SEEDS = 3
 
 METHOD_TITLES = {
     "plain": "plain",
@@ -114,8 +116,8 @@ def compared(pairs: Sequence[Pair]) -> Difference:
 
 
 def is_clear(pairs: Sequence[Pair]) -> bool:
-    """Whether the seeds show a difference: Student's test for paired samples, at 5 %. One seed never does."""
-    return compared(pairs).p < LEVEL
+    """Whether the seeds show a difference: Student's test for paired samples, at 5 %. Fewer than three never do."""
+    return len(pairs) >= FEWEST_SEEDS and compared(pairs).p < LEVEL
 
 
 def is_gain(pairs: Sequence[Pair]) -> bool:
@@ -131,7 +133,7 @@ def is_loss(pairs: Sequence[Pair]) -> bool:
 def marked(pairs: Sequence[Pair]) -> str:
     """`pair_difference`, in bold type where it is clear."""
     found = pair_difference(pairs)
-    return f"**{found}**" if len(pairs) > 1 and is_clear(pairs) else found
+    return f"**{found}**" if is_clear(pairs) else found
 
 
 def ranged(values: Sequence[float], form: str) -> str:

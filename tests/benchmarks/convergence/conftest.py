@@ -31,7 +31,7 @@ def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny(monkeypatch: pytest.MonkeyPatch) -> sizes.Size:
     """The CPU's size with small batches, few values of each list, and no generated code."""
     size = dataclasses.replace(
-        sizes.SIZES["small"], budgets=(1, 2, 4), train=0, test=0, batch=8, lams=(0.05, 0.1, 0.2), widths=(0.5,)
+        sizes.SIZES["small"], budgets=(1, 2, 4), late=5, train=0, test=0, batch=8, lams=(0.05, 0.1, 0.2), widths=(0.5,)
     )
     monkeypatch.setitem(sizes.SIZES, "small", size)
     monkeypatch.setattr(methods.compat, "can_generate_code", lambda device: False)
