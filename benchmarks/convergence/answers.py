@@ -283,5 +283,6 @@ ANSWERS: dict[str, Callable[[Everything], str]] = {
     "habits_answer": sorted_out("habits"),
     "batch_answer": sorted_out("batch"),
     "many_answer": many,
+    "vit_answer": sorted_out("vit"),
     "rates_answer": rates,
 }

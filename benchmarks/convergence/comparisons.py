@@ -19,6 +19,7 @@ from benchmarks.convergence.experiments import (
     SIDES,
     STRONG,
     WHITENING_OTHERS,
+    vit_variants,
     with_batch,
 )
 from benchmarks.convergence.many_models import MODELS
@@ -158,6 +159,12 @@ def harm(size: Size) -> Iterator[Comparison]:
     yield from batch(size)
 
 
+def vit(size: Size) -> Iterator[Comparison]:
+    """The transformer as it is, and with one thing changed at a time."""
+    for (_, title), run in vit_variants(size).items():
+        yield _sides(title, run)
+
+
 def many(size: Size) -> Iterator[Comparison]:
     """Architectures."""
     for network, architecture in MODELS.items():
@@ -181,5 +188,6 @@ QUESTIONS: dict[str, Callable[[Size], Iterable[Comparison]]] = {
     "batch": batch,
     "harm": harm,
     "many": many,
+    "vit": vit,
     "rates": rates,
 }

@@ -22,6 +22,9 @@ BATCH_FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
 ACCUMULATED = ("plain-4", "tract-4-local")
 STRONG = ("none", "mixup", "randaugment", "erasing", "all")
 NOISES = (0.0, 0.3)
+VIT_RATES = (0.5, 2.0)
+VIT_WARM_UPS = (0.05, 0.5)
+VIT_WIDTH = 2.0
 RATES = (0.25, 0.5, 1.0, 2.0, 4.0)
 ABLATIONS = (
     "plain",
@@ -154,6 +157,32 @@ def habits(size: Size, seed: int) -> Iterable[Run]:
             yield dataclasses.replace(run, method=method)
 
 
+def vit(size: Size, seed: int) -> Iterable[Run]:
+    """The transformer in its longest training, with one thing changed at a time."""
+    for run in vit_variants(size).values():
+        for method in SIDES:
+            yield dataclasses.replace(run, method=method, seed=seed)
+
+
+def vit_variants(size: Size) -> dict[tuple[str, str], Run]:
+    """The plain run of each, by network and what is changed in its training."""
+    run = Run("vit", "adam", size.budgets[-1], "plain", 0)
+    return {
+        ("vit", "as everywhere"): run,
+        **{("vit", f"rate x {factor:g}"): dataclasses.replace(run, rate=factor) for factor in VIT_RATES},
+        **{
+            ("vit", f"warm-up in {100 * share:g} % of the training"): dataclasses.replace(run, warm_up=share)
+            for share in VIT_WARM_UPS
+        },
+        ("vit", f"width x {VIT_WIDTH:g}"): dataclasses.replace(run, width=VIT_WIDTH),
+        **{
+            (name, "as everywhere"): dataclasses.replace(run, network=name)
+            for name in size.networks
+            if name.startswith("vit-")
+        },
+    }
+
+
 def batch(size: Size, seed: int) -> Iterable[Run]:
     """Batches of other sizes, and the largest accumulated from four of the ordinary one.
 
@@ -181,6 +210,7 @@ EXPERIMENTS = {
     "late": Experiment("Does TrAct harm late in a training?", late),
     "habits": Experiment("Do weight decay and clipping change what TrAct gains?", habits),
     "batch": Experiment("Does what TrAct gains depend on the batch, and on accumulating it?", batch),
+    "vit": Experiment("Why does the small vision transformer gain so little?", vit),
     "whitening": Experiment("Why does whitening gain more, and what does TrAct leave?", whitening),
     "rates": Experiment("Is it only a matter of the learning rate?", rates),
 }

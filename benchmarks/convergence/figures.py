@@ -190,6 +190,7 @@ PICTURES: dict[str, Callable[[Results], Figure | None]] = {
     "whitening": whitening,
     "harm": differences("harm", "Parts of a training, habits, batches"),
     "many": differences("many", "What TrAct gains by architecture"),
+    "vit": differences("vit", "What TrAct gains in the vision transformer"),
     "rates": differences("rates", "What TrAct gains by learning rate"),
 }
 

@@ -9,7 +9,16 @@ from torch import Tensor, nn
 
 from tract_fx.tools.demo.models import ResidualBlock, SmallViT
 
-__all__ = ["Builder", "first_layer_name", "resnet18", "small_resnet", "small_vit", "vit"]
+__all__ = [
+    "Builder",
+    "coarse_vit",
+    "deep_vit",
+    "first_layer_name",
+    "resnet18",
+    "small_resnet",
+    "small_vit",
+    "vit",
+]
 
 Builder = Callable[[int, float], nn.Module]
 """Makes a network from the number of classes and a factor on its width."""
@@ -39,9 +48,19 @@ def small_resnet(classes: int, width: float) -> nn.Module:
     return SmallResNet(classes, tuple(round(width * channels) for channels in (16, 32, 64)))
 
 
-def small_vit(classes: int, width: float) -> nn.Module:
+def small_vit(classes: int, width: float, patch: int = 4, depth: int = 3) -> nn.Module:
     """The paper's patches of 4x4 pixels; 3 layers, 4 heads, width 48."""
-    return SmallViT(3, classes, IMAGE_SIZE, width=round(12 * width) * 4, depth=3, heads=4)
+    return SmallViT(3, classes, IMAGE_SIZE, width=round(12 * width) * 4, depth=depth, heads=4, patch=patch)
+
+
+def coarse_vit(classes: int, width: float) -> nn.Module:
+    """The small one with patches of 8x8 pixels."""
+    return small_vit(classes, width, patch=8)
+
+
+def deep_vit(classes: int, width: float) -> nn.Module:
+    """The small one with the paper's 7 layers."""
+    return small_vit(classes, width, depth=7)
 
 
 class ResNet18(nn.Module):

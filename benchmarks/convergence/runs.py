@@ -6,8 +6,11 @@ import dataclasses
 from typing import Any
 
 from tract_fx.options import DEFAULT_LAM
+from tract_fx.tools.training.loop import WARM_UP
 
 __all__ = ["Run"]
+
+LATER_FIELDS = ("batch", "warm_up")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +31,7 @@ class Run:
         noise: standard deviation of the noise that is added to every image, in units of a standardised image; only for
             inputs of planted contrast.
         batch: images in a step; 0 for the batch of the size.
+        warm_up: share of the training in which the learning rate rises.
     """
 
     network: str
@@ -42,6 +46,7 @@ class Run:
     augmentation: str = "crop-flip"
     noise: float = 0.0
     batch: int = 0
+    warm_up: float = WARM_UP
 
     @property
     def name(self) -> str:
@@ -54,5 +59,9 @@ class Run:
         return "_".join([*parts, f"seed{self.seed}"])
 
     def record(self) -> dict[str, Any]:
-        """All fields for the run's file, but for a batch that is that of the size: older files do not have it."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if name != "batch" or value}
+        """All fields for the run's file; of those that older files do not have, what is not the default."""
+        return {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name not in LATER_FIELDS or getattr(self, field.name) != field.default
+        }

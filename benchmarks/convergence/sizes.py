@@ -16,7 +16,7 @@ class Size:
 
     Attributes:
         name: of the folder of results.
-        networks: what ``"resnet"`` and ``"vit"`` are.
+        networks: what ``"resnet"`` and ``"vit"`` are, and variants of the latter.
         titles: what they are called in tables.
         rates: peak learning rates by network and optimiser, chosen for plain training (experiment ``rates``).
         budgets: epochs of the three budgets, 1 : 2 : 4.
@@ -44,14 +44,24 @@ class Size:
     widths: tuple[float, ...] = (0.5, 2.0)
 
     def peak_rate(self, network: str, optimizer: str) -> float:
-        """Of a network; one without a rate of its own takes that of the ResNet."""
-        return self.rates.get((network, optimizer), self.rates["resnet", optimizer])
+        """Of a network; a variant takes that of the network itself, one without a rate of its own that of the ResNet."""
+        return self.rates.get((network.partition("-")[0], optimizer), self.rates["resnet", optimizer])
 
 
 SMALL = Size(
     name="small",
-    networks={"resnet": networks.small_resnet, "vit": networks.small_vit},
-    titles={"resnet": "small ResNet", "vit": "small ViT"},
+    networks={
+        "resnet": networks.small_resnet,
+        "vit": networks.small_vit,
+        "vit-coarse": networks.coarse_vit,
+        "vit-deep": networks.deep_vit,
+    },
+    titles={
+        "resnet": "small ResNet",
+        "vit": "small ViT",
+        "vit-coarse": "small ViT, patches of 8x8",
+        "vit-deep": "small ViT, 7 layers",
+    },
     rates={("resnet", "sgd"): 0.1, ("resnet", "adam"): 4e-3, ("vit", "adam"): 2e-3},
     budgets=(3, 6, 12),
     late=20,

@@ -183,6 +183,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "convergence_whitened_inputs": lambda: differences("whitened_inputs", "first layer", "plain", "accuracy"),
     "convergence_harm": lambda: pictured("harm", "", "plain", "TrAct"),
     "convergence_many": lambda: pictured("many", "first layer", "plain", "accuracy"),
+    "convergence_vit": lambda: pictured("vit", "", "plain", "TrAct"),
     "convergence_rates": lambda: pictured("rates", "", "plain", "TrAct"),
     "convergence_coverage": lambda: coverage.coverage(all_results()),
 }

@@ -53,7 +53,8 @@ class Training(TrainingLoop):
         self.trainee = self._fresh_trainee()
         covariance = self._covariance()
         self._set_start(covariance)
-        super().__init__(self.trainee.model, self._optimizers(), run.epochs * self.steps_per_epoch, amp=size.bfloat16)
+        total = run.epochs * self.steps_per_epoch
+        super().__init__(self.trainee.model, self._optimizers(), total, amp=size.bfloat16, warm_up=run.warm_up)
         self.limit = self.total if steps is None else min(steps, self.total)
         self.gradient = None
         if kind := self.method.covariance:

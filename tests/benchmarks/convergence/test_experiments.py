@@ -13,7 +13,7 @@ from benchmarks.convergence.summary import load_results
 from tract_fx.tools.training.journal import read
 
 # Each of these compiles networks of its own; all fourteen of "many" are built in test_many_models.
-ONLY = {"many": ["vgg"], "lambda": ["width"], "rates": ["resnet_sgd"], "ablations": ["vit"]}
+ONLY = {"many": ["vgg"], "vit": ["coarse"], "lambda": ["width"], "rates": ["resnet_sgd"], "ablations": ["vit"]}
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

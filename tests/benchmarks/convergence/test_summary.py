@@ -256,7 +256,8 @@ def test_every_run_of_every_experiment_has_a_file_of_its_own() -> None:
 def test_names_change_with_every_field() -> None:
     run = Run("resnet", "sgd", 3, "tract", 0)
     changes = {"network": "vit", "optimizer": "adam", "epochs": 6, "method": "plain", "seed": 1, "lam": 0.2, "width": 2.0,
-               "rate": 4.0, "inputs": "raw", "augmentation": "none", "noise": 0.3, "batch": 64}  # fmt: skip
+               "rate": 4.0, "inputs": "raw", "augmentation": "none", "noise": 0.3, "batch": 64,
+               "warm_up": 0.5}  # fmt: skip
     assert set(changes) == {field.name for field in dataclasses.fields(Run)}
     names = {dataclasses.replace(run, **{key: value}).name for key, value in changes.items()}
     assert len(names | {run.name}) == len(changes) + 1

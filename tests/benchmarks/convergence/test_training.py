@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.convergence import data, methods
 from benchmarks.convergence.data import Images
-from benchmarks.convergence.experiments import with_batch
+from benchmarks.convergence.experiments import vit_variants, with_batch
 from benchmarks.convergence.inputs import contrast_groups
 from benchmarks.convergence.runs import Run
 from benchmarks.convergence.sizes import Size
@@ -122,6 +122,22 @@ def test_lam_and_rate_reach_backend_and_optimiser(tiny: Size, images: Images) ->
     assert training.optimizers[0].defaults["lr"] == pytest.approx(2 * tiny.rates["resnet", "sgd"])
 
 
+def test_the_rate_rises_in_the_share_of_the_training_that_the_run_says(tiny: Size, images: Images) -> None:
+    for share, peak in ((0.2, 6), (0.5, 15)):
+        training = Training(Run("vit", "adam", 10, "plain", 0, warm_up=share), tiny, images)
+        rates = [training.rates[0].lr_lambdas[0](step) for step in range(training.total)]
+        assert training.total == 30
+        assert rates.index(max(rates)) == peak
+        assert max(rates) == 1.0
+
+
+def test_variants_of_the_transformer_are_trained_at_its_rate(tiny: Size) -> None:
+    networks = {run.network: tiny.networks[run.network](2, run.width) for run in vit_variants(tiny).values()}
+    assert {tiny.peak_rate(name, "adam") for name in networks} == {tiny.rates["vit", "adam"]}
+    layers = {name: (len(model.blocks), model.first_layer.kernel_size[0]) for name, model in networks.items()}
+    assert layers == {"vit": (3, 4), "vit-coarse": (3, 8), "vit-deep": (7, 4)}
+
+
 def test_a_run_with_a_batch_of_its_own(tiny: Size, images: Images) -> None:
     run = with_batch(Run("resnet", "sgd", 2, "plain", 0), tiny, 1.5)
     training = Training(run, tiny, images)
@@ -130,11 +146,11 @@ def test_a_run_with_a_batch_of_its_own(tiny: Size, images: Images) -> None:
     assert training.optimizers[0].defaults["lr"] == pytest.approx(1.5 * tiny.rates["resnet", "sgd"])
 
 
-def test_files_from_before_there_were_batches_are_of_the_same_run() -> None:
+def test_files_from_before_there_were_batches_and_warm_ups_are_of_the_same_run() -> None:
     run = Run("resnet", "sgd", 2, "plain", 0)
-    assert "batch" not in run.record()
+    assert not {"batch", "warm_up"} & set(run.record())
     assert Run(**run.record()) == run
-    other = dataclasses.replace(run, batch=64)
+    other = dataclasses.replace(run, batch=64, warm_up=0.5)
     assert Run(**other.record()) == other
 
 

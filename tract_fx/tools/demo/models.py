@@ -77,10 +77,17 @@ class SmallViT(nn.Module):
     """A pre-norm vision transformer with learned positions and mean pooling over the patches."""
 
     def __init__(
-        self, channels: int, classes: int, image_size: int, width: int = 96, depth: int = 3, heads: int = 4
+        self,
+        channels: int,
+        classes: int,
+        image_size: int,
+        width: int = 96,
+        depth: int = 3,
+        heads: int = 4,
+        patch: int | None = None,
     ) -> None:
         super().__init__()
-        patch = patch_size(image_size)
+        patch = patch or patch_size(image_size)
         self.patch_embedding = nn.Conv2d(channels, width, patch, stride=patch)
         self.positions = nn.Parameter(torch.randn(1, (image_size // patch) ** 2, width) * 0.02)
         self.blocks = nn.Sequential(*(EncoderBlock(width, heads) for _ in range(depth)))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tract_fx.tools.errors import ToolError
 
-__all__ = ["PEAK_RATES", "TrainedEpoch", "TrainingLoop", "class_scores", "make_optimizer", "rate_share"]
+__all__ = ["PEAK_RATES", "WARM_UP", "TrainedEpoch", "TrainingLoop", "class_scores", "make_optimizer", "rate_share"]
 
 WARM_UP = 0.2
 WEIGHT_DECAY = {"sgd": 5e-4, "adam": 0.05}
@@ -41,6 +41,7 @@ class TrainingLoop:
         optimizers: of its parameters, together.
         total: steps of the whole training, at whose end the learning rate is zero.
         amp: run the forward pass under bfloat16 autocast.
+        warm_up: share of the training in which the learning rate rises.
 
     Attributes:
         forward: what is called with the images; the model itself, or a compiled form of it.
@@ -48,7 +49,13 @@ class TrainingLoop:
     """
 
     def __init__(
-        self, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], total: int, *, amp: bool = False
+        self,
+        model: nn.Module,
+        optimizers: Sequence[torch.optim.Optimizer],
+        total: int,
+        *,
+        amp: bool = False,
+        warm_up: float = WARM_UP,
     ) -> None:
         self.model = model
         self.forward: nn.Module = model
@@ -57,7 +64,7 @@ class TrainingLoop:
         self.amp = amp
         self.done = 0
         self.optimizers = list(optimizers)
-        schedule = partial(rate_share, total=total)
+        schedule = partial(rate_share, total=total, share=warm_up)
         self.rates = [torch.optim.lr_scheduler.LambdaLR(optimizer, schedule) for optimizer in self.optimizers]
 
     def train_on(self, batches: Iterable[tuple[Tensor, Tensor]]) -> TrainedEpoch:
@@ -116,9 +123,12 @@ class TrainingLoop:
         return time.perf_counter(), time.process_time()
 
 
-def rate_share(step: int, total: int) -> float:
-    """Learning rate of step `step` of `total`, counted from 0, as a share of its peak: linear up, cosine down."""
-    warm_up = WARM_UP * total
+def rate_share(step: int, total: int, share: float = WARM_UP) -> float:
+    """Learning rate of step `step` of `total`, counted from 0, as a share of its peak.
+
+    It rises linearly in the given share of the training, and falls to zero as a cosine does.
+    """
+    warm_up = share * total
     if step < warm_up:
         return (step + 1) / (warm_up + 1)
     return 0.5 + 0.5 * math.cos(math.pi * (step - warm_up) / (total - warm_up))
