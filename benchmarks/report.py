@@ -63,7 +63,7 @@ def pages() -> dict[Path, dict[str, Callable[[], str]]]:
         docs / "guide" / "inspecting.md": {"explain": outputs["explain"]},
         docs / "guide" / "odd-loss.md": outputs,
         docs / "guide" / "where-it-harms.md": _some(TABLES, "harm", "harm_check"),
-        docs / "reference" / "what-works.md": _some(TABLES, "what_works"),
+        docs / "reference" / "what-works.md": _some(TABLES, "what_works", "fuzz"),
         docs / "reference" / "models.md": _some(TABLES, "zoo"),
         docs / "reference" / "libraries.md": _some(TABLES, "libraries"),
         docs / "results" / "convergence.md": {
@@ -362,6 +362,18 @@ def what_works() -> str:
     return table(("", "what", *(f"torch {version['torch']}" for version in versions)), rows)
 
 
+def fuzz() -> str:
+    """Random networks by how they were compiled and on which version: how many, and how many were wrong."""
+    totals: dict[tuple[str, str], list[int]] = {}
+    for record in lines("fuzz.jsonl"):
+        kind = "in pieces" if record["fuzz"].startswith("pieces") else "whole"
+        total = totals.setdefault((kind, record["torch"].partition("+")[0]), [0, 0])
+        total[0] += record["seeds"]
+        total[1] += len(record["failed"])
+    rows = [(kind, version, *total) for (kind, version), total in sorted(totals.items())]
+    return table(("compiled", "torch", "networks", "wrong"), rows)
+
+
 def zoo() -> str:
     """Real models by family: what was found against what their sources say."""
     record = json.loads((RESULTS / "zoo.json").read_text())
@@ -414,6 +426,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "solve": solve,
     "demo": demo,
     "what_works": what_works,
+    "fuzz": fuzz,
     "zoo": zoo,
     "libraries": libraries,
 }
