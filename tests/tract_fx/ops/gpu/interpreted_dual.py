@@ -27,6 +27,9 @@ BOUNDS = {**dict.fromkeys(RANGES, 2e-4), "nearly blank": 5e-3, "noise": 1e-6}
 # What the last product adds to that.
 PRODUCT_BOUNDS = {**dict.fromkeys(RANGES, 1e-5), "0..255": 5e-5, "nearly blank": 5e-3, "noise": 1e-6}
 
+# The interpreter takes seconds for each; outputs that are sorted cancel most on images that are alike.
+CASES = [*((kind, "random") for kind in BOUNDS), ("standardised", "sorted"), ("nearly blank", "sorted")]
+
 
 def rows_of(kind: str, count: int = 24, size: int = 10) -> Tensor:
     """Flattened images, ``(count, 3 * size * size)``."""
@@ -70,16 +73,14 @@ def a_device_with_slow_float64(monkeypatch: pytest.MonkeyPatch) -> None:
     assert None not in checked.values()
 
 
-@pytest.mark.parametrize("outputs", ["random", "sorted"])
-@pytest.mark.parametrize("kind", BOUNDS)
+@pytest.mark.parametrize(("kind", "outputs"), CASES)
 def test_photographs(kind: str, outputs: str) -> None:
     rows, dZ = rows_of(kind), output_gradients(24, outputs)
     found = dual.dual_gradient(rows, dZ[None], 24, LAM, LINEAR)[0]
     assert error(found, closed_form(rows, dZ)) <= BOUNDS[kind]
 
 
-@pytest.mark.parametrize("outputs", ["random", "sorted"])
-@pytest.mark.parametrize("kind", BOUNDS)
+@pytest.mark.parametrize(("kind", "outputs"), CASES)
 def test_the_last_product(kind: str, outputs: str) -> None:
     """With the coefficients of the closed form."""
     rows = rows_of(kind).double()
