@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from benchmarks.convergence.many_models import MODELS
 from benchmarks.convergence.runs import Run
@@ -159,28 +159,23 @@ def habits(size: Size, seed: int) -> Iterable[Run]:
 
 def vit(size: Size, seed: int) -> Iterable[Run]:
     """The transformer in its longest training, with one thing changed at a time."""
-    for run in vit_variants(size).values():
+    for _, run in vit_variants(size):
         for method in SIDES:
             yield dataclasses.replace(run, method=method, seed=seed)
 
 
-def vit_variants(size: Size) -> dict[tuple[str, str], Run]:
-    """The plain run of each, by network and what is changed in its training."""
+def vit_variants(size: Size) -> Iterator[tuple[str, Run]]:
+    """What is changed in the training, in words, and the plain run."""
     run = Run("vit", "adam", size.budgets[-1], "plain", 0)
-    return {
-        ("vit", "as everywhere"): run,
-        **{("vit", f"rate x {factor:g}"): dataclasses.replace(run, rate=factor) for factor in VIT_RATES},
-        **{
-            ("vit", f"warm-up in {100 * share:g} % of the training"): dataclasses.replace(run, warm_up=share)
-            for share in VIT_WARM_UPS
-        },
-        ("vit", f"width x {VIT_WIDTH:g}"): dataclasses.replace(run, width=VIT_WIDTH),
-        **{
-            (name, "as everywhere"): dataclasses.replace(run, network=name)
-            for name in size.networks
-            if name.startswith("vit-")
-        },
-    }
+    yield "as everywhere", run
+    for factor in VIT_RATES:
+        yield f"rate x {factor:g}", dataclasses.replace(run, rate=factor)
+    for share in VIT_WARM_UPS:
+        yield f"warm-up in {100 * share:g} % of the training", dataclasses.replace(run, warm_up=share)
+    yield f"width x {VIT_WIDTH:g}", dataclasses.replace(run, width=VIT_WIDTH)
+    for name in size.networks:
+        if name.startswith("vit-"):
+            yield "as everywhere", dataclasses.replace(run, network=name)
 
 
 def batch(size: Size, seed: int) -> Iterable[Run]:

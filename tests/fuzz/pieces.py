@@ -406,23 +406,27 @@ def _rounding(net: Net, x: Tensor) -> dict[str, float]:
     """Twice the errors that the plain gradients have in the network's own precision, without a compiler."""
     gradients = []
     for dtype in (net.dtype, torch.float64):
-        twin, data = copy.deepcopy(net).to(dtype), x.detach().to(dtype).requires_grad_()
+        twin = copy.deepcopy(net).to(dtype)
         twin.breaks = False
-        torch.manual_seed(net.seed)
-        loss(twin(data)).backward()
-        gradients.append({name: item.grad for name, item in twin.named_parameters()} | {"<data>": data.grad})
+        gradients.append(_gradients(twin, x.detach().to(dtype)))
     return {name: 2 * size for name, size in _errors(*gradients, allowed=-1.0).items()}
+
+
+def _gradients(net: Net, x: Tensor) -> dict[str, Tensor]:
+    """Plain gradients of the parameters and of the data, with the random numbers of the network's seed."""
+    data = x.clone().requires_grad_()
+    torch.manual_seed(net.seed)
+    loss(net(data)).backward()
+    return {name: parameter.grad for name, parameter in net.named_parameters()} | {"<data>": data.grad}
 
 
 def _oracle(net: Net, x: Tensor, first: Sequence[str]) -> dict[str, Tensor]:
     """All gradients in float64, without a compiler: those of the first layers in closed form, summed over their calls."""
-    twin, data = copy.deepcopy(net).double(), x.double().clone().requires_grad_()
+    twin = copy.deepcopy(net).double()
     calls: list[tuple[str, Tensor, Tensor]] = []
     for name in first:
         twin.get_submodule(name).register_forward_hook(_recording(name, calls))
-    torch.manual_seed(net.seed)
-    loss(twin(data)).backward()
-    gradients = {name: parameter.grad for name, parameter in twin.named_parameters()} | {"<data>": data.grad}
+    gradients = _gradients(twin, x.double())
     for name in first:
         parts = [_closed_form(twin.get_submodule(name), *call[1:]) for call in calls if call[0] == name]
         gradients[f"{name}.weight"] = torch.stack(parts).sum(0)

@@ -2,7 +2,6 @@
 
 import re
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch.distributed.fsdp import fully_shard
 
 from support.marks import codegen
 from support.oracle import squared
+from support.parts import tract_warnings
 from support.refused import Pairs
 from support.works import works
 from tract_fx import TractWarning, UnsupportedLayerError, tract_backend
@@ -143,14 +143,13 @@ SKIPPED = {
 def train(model: nn.Module, compiled: Callable[[Tensor], Any]) -> list[str]:
     """Two steps; returns the warnings."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", TractWarning)
+    with tract_warnings() as messages:
         for _ in range(2):
             output = compiled(X)
             squared(output[0] if isinstance(output, tuple) else output).backward()
             optimizer.step()
             optimizer.zero_grad()
-    return [str(item.message) for item in caught if issubclass(item.category, TractWarning)]
+    return messages
 
 
 @works("skipped")

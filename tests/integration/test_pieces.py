@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
-
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from support.parts import Part, tract_warnings
 from tract_fx import TractWarning, UnsupportedLayerError, tract_backend
 
 X = torch.randn(9, 6)
@@ -48,10 +47,9 @@ class Outer(nn.Module):
 def step(model: nn.Module, loss: Tensor) -> list[str]:
     """One step of an optimiser; returns its warnings."""
     loss.backward()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", TractWarning)
+    with tract_warnings() as messages:
         torch.optim.SGD(model.parameters(), lr=0.1).step()
-    return [str(item.message) for item in caught if issubclass(item.category, TractWarning)]
+    return messages
 
 
 @pytest.mark.parametrize("layers", ["first", ["net.stem"], ["net.stem.weight"]])
@@ -82,14 +80,6 @@ def test_no_warning_for_a_part_that_is_compiled_twice() -> None:
 def test_compiled_parts_without_the_first_layer() -> None:
     model = Net()
     model.head.compile(backend=tract_backend(inner="aot_eager"))
-
-    class Part(nn.Module):
-        def __init__(self, layer: nn.Module) -> None:
-            super().__init__()
-            self.layer = layer
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.layer(x)
 
     model.head = Part(nn.Linear(4, 2))
     model.head.compile(backend=tract_backend(inner="aot_eager"))
@@ -340,10 +330,9 @@ def test_another_model_s_step_says_nothing_about_a_chosen_layer() -> None:
 
 
 def arriving(model: nn.Module, loss: Tensor) -> list[str]:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", TractWarning)
+    with tract_warnings() as messages:
         loss.backward()
-    return [str(item.message) for item in caught if issubclass(item.category, TractWarning)]
+    return messages
 
 
 def test_a_second_use_of_a_rewritten_weight_that_is_not_compiled() -> None:
@@ -401,13 +390,12 @@ class Quantised(nn.Module):
 
 
 def said_by(model: nn.Module, sizes: tuple[int, ...] = (9,), **options: object) -> list[str]:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", TractWarning)
+    with tract_warnings() as messages:
         compiled = torch.compile(model, backend=tract_backend(inner="aot_eager", **options))
         for rows in sizes:
             x = torch.randn(rows, 6)
             compiled(x, x.flip(0)).sum().backward()
-    return [str(item.message) for item in caught if issubclass(item.category, TractWarning)]
+    return messages
 
 
 def test_a_second_first_layer_fed_by_code_between_two_graphs_is_told() -> None:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from support.oracle import squared
+from support.parts import Part, tract_warnings
 from support.works import works
-from tract_fx import TractWarning, UnsupportedLayerError, tract_backend
+from tract_fx import UnsupportedLayerError, tract_backend
 
 X = torch.randn(9, 6)
 
@@ -30,15 +31,6 @@ class Net(nn.Module):
     @torch.compiler.disable
     def eager(self, x: Tensor) -> Tensor:
         return self.stem(x)
-
-
-class Part(nn.Module):
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layer(x)
 
 
 def by_hand(model: nn.Module) -> Callable[[], None]:
@@ -78,12 +70,11 @@ def of_torch(model: nn.Module) -> Callable[[], None]:
 
 
 def train(model: nn.Module, call: Callable[[Tensor], Tensor], update: Callable[[], None], steps: int = 5) -> list[str]:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", TractWarning)
+    with tract_warnings() as messages:
         for _ in range(steps):
             squared(call(X)).backward()
             update()
-    return [str(item.message) for item in caught if issubclass(item.category, TractWarning)]
+    return messages
 
 
 @works("skipped")
@@ -138,7 +129,7 @@ def test_a_chosen_layer_that_has_no_effect_is_an_error_of_the_backward_pass() ->
 def test_nothing_is_said_where_nothing_is_wrong(
     steps: Callable[[nn.Module], Callable[[], None]], accumulated: int
 ) -> None:
-    """Two parts that train by turns, the one with the first layer later, and gradients that are accumulated."""
+    """Steps of the compiled model, then of the same one without the compiler; gradients are also accumulated."""
     model = Net(skipped=False)
     compiled, update, calls = torch.compile(model, backend=tract_backend(inner="aot_eager")), steps(model), []
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -19,7 +18,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from support.oracle import closed_forms
-from tract_fx import TractWarning, tract_backend
+from support.parts import Part, tract_warnings
+from tract_fx import tract_backend
 
 from .diffusion import UNet
 
@@ -252,17 +252,6 @@ def with_stem_and_blocks(*names: str) -> Callable[[nn.Module], list[nn.Module]]:
     return parts
 
 
-class Part(nn.Module):
-    """Calls a layer from a frame of its own, which Dynamo does not skip."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layer(x)
-
-
 def convnext_with_stem(reentrant: bool | None = None) -> nn.Module:
     model = timm_convnext(reentrant)
     model.stem = Part(model.stem)
@@ -326,8 +315,7 @@ def test_gradients_of_a_model_in_pieces(name: str) -> None:
     for part in case.parts(model):
         part.compile(backend=backend)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    with torch._dynamo.config.patch(recompile_limit=64), warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", TractWarning)
+    with torch._dynamo.config.patch(recompile_limit=64), tract_warnings() as said:
         for _ in range(2):
             optimizer.zero_grad()
             torch.manual_seed(0)
@@ -340,7 +328,6 @@ def test_gradients_of_a_model_in_pieces(name: str) -> None:
         assert {match.weight for match in backend.matches} == {
             f"{name.removeprefix(case.names)}.weight" for name in case.first
         }
-    said = [str(item.message) for item in caught if issubclass(item.category, TractWarning)]
     assert [message for message in said if case.told is None or case.told not in message] == []
     assert bool(said) == (case.told is not None)
 

@@ -132,7 +132,7 @@ def test_the_rate_rises_in_the_share_of_the_training_that_the_run_says(tiny: Siz
 
 
 def test_variants_of_the_transformer_are_trained_at_its_rate(tiny: Size) -> None:
-    networks = {run.network: tiny.networks[run.network](2, run.width) for run in vit_variants(tiny).values()}
+    networks = {run.network: tiny.networks[run.network](2, run.width) for _, run in vit_variants(tiny)}
     assert {tiny.peak_rate(name, "adam") for name in networks} == {tiny.rates["vit", "adam"]}
     layers = {name: (len(model.blocks), model.first_layer.kernel_size[0]) for name, model in networks.items()}
     assert layers == {"vit": (3, 4), "vit-coarse": (3, 8), "vit-deep": (7, 4)}
