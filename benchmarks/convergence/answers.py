@@ -47,6 +47,8 @@ def in_short(everything: Everything) -> str:
             not_helped.append(gain)
     lines = [f"- **Helped:** {'; '.join(helped)}.\n"] if helped else []
     lines += [f"- **No gain that the seeds show:** {'; '.join(not_helped)}.\n"] if not_helped else []
+    if architectures := many(everything):
+        lines.append(f"- **Other architectures, untuned:** {architectures}")
     return "".join([*lines, *_counted(everything), *_instead(everything)])
 
 

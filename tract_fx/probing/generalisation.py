@@ -103,6 +103,11 @@ class Agreement:
     other: tuple[float, ...]
     plain: float
 
+    @property
+    def is_known(self) -> bool:
+        """False where the outputs that are looked at have no gradient in one of the batches."""
+        return all(map(math.isfinite, (*self.own, *self.other, self.plain)))
+
 
 def agreement_of(batch: BatchMoments, another: BatchMoments, lams: Sequence[float]) -> Agreement:
     """What gradients of ``batch`` do on it and on ``another``."""

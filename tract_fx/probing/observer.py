@@ -192,8 +192,9 @@ class StreamingObserver:
 
     def _compare(self, moments: BatchMoments) -> None:
         if self._before is not None:
-            self.agreements.append(agreement_of(self._before, moments, self.lams))
-            self.agreements.append(agreement_of(moments, self._before, self.lams))
+            pair = agreement_of(self._before, moments, self.lams), agreement_of(moments, self._before, self.lams)
+            if all(agreement.is_known for agreement in pair):
+                self.agreements += pair
         self._before = moments
 
 

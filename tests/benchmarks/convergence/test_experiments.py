@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.convergence.__main__ import main
-from benchmarks.convergence.experiments import EXPERIMENTS
+from benchmarks.convergence.experiments import EXPERIMENTS, vit_variants
 from benchmarks.convergence.sizes import SIZES, Size
 from benchmarks.convergence.summary import load_results
 from tract_fx.tools.training.journal import read
@@ -101,3 +101,17 @@ def test_every_experiment_trains_both_sides_of_every_setting() -> None:
                 (run.network, run.optimizer, run.epochs, run.seed, run.width) for run in runs if "plain" in run.method
             }
             assert {(run.network, run.optimizer, run.epochs, run.seed, run.width) for run in runs} <= plain
+
+
+def test_each_variant_of_the_transformer_changes_one_thing() -> None:
+    (_, ordinary), *variants = [(title, dataclasses.asdict(run)) for title, run in vit_variants(SIZES["small"])]
+    changed = [(title, dict(run.items() - ordinary.items())) for title, run in variants]
+    assert changed == [
+        ("rate x 0.5", {"rate": 0.5}),
+        ("rate x 2", {"rate": 2.0}),
+        ("warm-up in 5 % of the training", {"warm_up": 0.05}),
+        ("warm-up in 50 % of the training", {"warm_up": 0.5}),
+        ("width x 2", {"width": 2.0}),
+        ("as everywhere", {"network": "vit-coarse"}),
+        ("as everywhere", {"network": "vit-deep"}),
+    ]

@@ -286,6 +286,12 @@ def test_a_difference_is_clear_where_students_test_says_so(differences: list[flo
     assert words.marked(pairs).startswith("**") == expected
 
 
+def test_two_seeds_show_nothing(tmp_path: Path) -> None:
+    differences = [0.02, 0.0201]
+    assert scipy.stats.ttest_1samp(differences, 0).pvalue < 0.01
+    assert not words.is_clear(pairs_of(tmp_path, differences))
+
+
 def test_the_sign_test() -> None:
     for wins, of in ((0, 5), (3, 5), (9, 14), (14, 14), (7, 14)):
         assert answers.sign_test(wins, of) == pytest.approx(scipy.stats.binomtest(wins, of).pvalue)

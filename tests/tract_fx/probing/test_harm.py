@@ -81,6 +81,19 @@ def test_one_batch_has_nothing_to_be_compared_with() -> None:
     assert "next batch" not in str(found)
 
 
+@pytest.mark.parametrize("dead", [slice(0, 32), slice(32, 64)])
+def test_outputs_without_a_gradient_are_not_compared(dead: slice) -> None:
+    """Only some of many outputs are looked at, and they may all be dead."""
+    x, labels = after_relu(60, 30)
+    net = nn.Sequential(nn.Linear(30, 64), nn.ReLU(), nn.Linear(64, 5))
+    nn.init.constant_(net[0].bias[dead], -100.0)
+    found = probe(net, loader(x, labels, 30))
+    assert not found.layers[0].zero_gradients
+    assert (found.layers[0].at_lam.own is None) == (dead.start == 0)
+    assert ("next batch" in str(found)) == (dead.start != 0)
+    assert "nan" not in str(found)
+
+
 def changed(found: Probe, own: float, others: Any, examples: int | None) -> list[ConcernKind]:
     """What is said of a layer with these measures."""
     from tract_fx.probing.harm import likely_harm
