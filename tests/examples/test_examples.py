@@ -126,7 +126,7 @@ def test_the_first_line_is_the_command() -> None:
 
 @works("trainers")
 def test_the_prefix_that_a_wrapped_network_has_in_checkpoints() -> None:
-    """As the README's table says it: what `torch.compile` returns has it, and each trainer has a way around."""
+    """As the table of trainers says it: what `torch.compile` returns has it, and each trainer has a way around."""
     from accelerate import Accelerator
     from common import Net
     from lightning_configure_model import Classifier

@@ -146,7 +146,7 @@ class Collector:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--what-works", type=Path, metavar="FILE", help="write the counts behind the README's table")
+    parser.addoption("--what-works", type=Path, metavar="FILE", help="write the counts behind the table of what works")
 
 
 def pytest_configure(config: pytest.Config) -> None:
