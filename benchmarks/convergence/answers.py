@@ -215,14 +215,19 @@ def whitening_runs(everything: Everything) -> list[tuple[Results, Run]]:
 
 def many(everything: Everything) -> str:
     """In how many architectures TrAct is better, with a sign test, and by how much."""
-    means = [100 * words.compared(item.pairs).mean for item in found("many", everything)]
+    items = found("many", everything)
+    # To a tenth of a point, as the table has it: a few images more or less are no win.
+    means = [round(100 * words.compared(item.pairs).mean, 1) for item in items]
     if not means:
         return ""
-    better, decided = sum(mean > 0 for mean in means), sum(mean != 0 for mean in means)
+    better, worse = sum(mean > 0 for mean in means), sum(mean < 0 for mean in means)
+    level = f", {len(means) - better - worse} level" if better + worse < len(means) else ""
+    seeds = min(len(item.pairs) for item in items)
+    each = "one seed each" if seeds == 1 else f"{seeds} seeds each"
     spread = f" ± {statistics.stdev(means):.1f}" if len(means) > 1 else ""
     return (
-        f"TrAct is better in {better} of {len(means)} architectures (sign test, p = {sign_test(better, decided):.2g}), by "
-        f"{statistics.fmean(means):+.1f}{spread} points on average over them.\n"
+        f"TrAct is better in {better} of {len(means)} architectures and worse in {worse}{level} ({each}; sign test over "
+        f"them, p = {sign_test(better, better + worse):.2g}), by {statistics.fmean(means):+.1f}{spread} points on average.\n"
     )
 
 
