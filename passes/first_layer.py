@@ -224,23 +224,24 @@ def _classify(
     if layers == "first":
         if not of_input.is_parameter_free:
             return None
-        if _key(joint, call, depends) in around.recurrent:
-            reason = "other calls of it in this graph are fed by trainable values (a recurrent cell)"
-            return Rejection(RejectionKind.CONSTANT_INPUT, layer, weights, call.operator, reason)
-        if of_input.condition and not of_input.data:
-            if around.has_signal:
-                reason = (
-                    "its input has at most one number for each sample (a condition), and a signal feeds other layers"
-                )
-                return Rejection(RejectionKind.CONSTANT_INPUT, layer, weights, call.operator, reason)
-        elif not of_input.data:
-            from_constant_table = "its input is looked up in a constant table (codes, tokens, positions)"
-            constant = "nothing in its input is data (a position table, a query, a constant)"
-            reason = from_constant_table if of_input.from_constant_table else constant
+        if (reason := _why_not_first(of_input, _key(joint, call, depends), around)) is not None:
             return Rejection(RejectionKind.CONSTANT_INPUT, layer, weights, call.operator, reason)
     elif not any(is_named(name, layer, weights) for name in layers):
         return None
     return _match(joint, call, layer, weights, shared)
+
+
+def _why_not_first(of_input: Dependence, key: LayerKey, around: _Surroundings) -> str | None:
+    """Why a call whose input depends on no parameter is no first layer; None where it is one."""
+    if key in around.recurrent:
+        return "other calls of it in this graph are fed by trainable values (a recurrent cell)"
+    if of_input.data or (of_input.condition and not around.has_signal):
+        return None
+    if of_input.condition:
+        return "its input has at most one number for each sample (a condition), and a signal feeds other layers"
+    if of_input.from_constant_table:
+        return "its input is looked up in a constant table (codes, tokens, positions)"
+    return "nothing in its input is data (a position table, a query, a constant)"
 
 
 def _match(

@@ -208,5 +208,5 @@ def target_of(node: Node) -> str:
 def _name(target: object) -> str:
     if not isinstance(target, compat.OpOverload):
         return getattr(target, "__name__", str(target))
-    name = compat.operator_name(target)
+    name = target.overloadpacket.__name__
     return name if target.namespace == "aten" else f"{target.namespace}.{name}"

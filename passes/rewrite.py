@@ -205,30 +205,27 @@ def apply_shared(
         The node that replaces ``tangent`` in the rest of the graph.
     """
     gradient, input = match.gradient.node, match.call.input
+    output_gradient = match.gradient.output_gradient
     features, dtype = [system.features for system in match.systems], input.meta["val"].dtype
     sharing = Sharing.of(groups, match.weights, features, match.groups, dtype, relative=relative)
-    users = list(gradient.users)
 
     def start(input: Tensor, tangent: Tensor, lam: Tensor) -> tuple[Tensor, Tensor]:
         systems, rows = _systems(match, input)
         return start_covariance(systems, rows, lam.to(input.device), tangent, sharing)
 
     def finish(
-        input: Tensor, gradient: Tensor, output_gradient: Tensor, started: Tensor, exponent: Tensor, lam: Tensor
+        gradient: Tensor, input: Tensor, output_gradient: Tensor, started: Tensor, exponent: Tensor, lam: Tensor
     ) -> Tensor:
         operands = operands_of(match, input, gradient, output_gradient)
         new = shared_gradient(started, exponent, operands, lam.to(input.device), sharing)
         return _in_place_of(gradient, operands.restore(new))
 
-    output_gradient = match.gradient.output_gradient
     arguments = [input, tangent or output_gradient, lam]
     point = output_gradient if tangent is None else _before_backward(input.graph, arguments)
     started = _inline(_trace(start, arguments, decompositions), arguments, after=point, like=gradient)
     if tangent is not None:
         tangent = _order_after(tangent, started[0], like=gradient)
-    arguments = [input, gradient, output_gradient, *started, lam]
-    (result,) = _inline(_trace(finish, arguments, decompositions), arguments, after=gradient, like=gradient)
-    _replace(gradient, result, users)
+    replace_gradient(match, finish, [input, output_gradient, *started, lam], decompositions)
     _drop_plain_gradient(match)
     match.call.output.meta[REWRITTEN] = True
     return tangent

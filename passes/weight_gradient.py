@@ -55,9 +55,8 @@ def _of_convolution(call: Call) -> WeightGradient | None:
         and user.args[1:3] == (call.input, call.weight)
         and is_backward(user)
     ]
-    if (
-        len(backwards) > 1
-    ):  # the same weight on the same input twice; only autograd's sequence number distinguishes them
+    # The same weight on the same input twice: only autograd's sequence number distinguishes them.
+    if len(backwards) > 1:
         backwards = [node for node in backwards if node.meta.get("seq_nr") == call.sequence_number]
     if not backwards:
         return None

@@ -106,7 +106,6 @@ __all__ = [
     "lift_as_input",
     "list_modes",
     "model_given_to_compile",
-    "operator_name",
     "preserving_no_metadata",
     "pytree",
     "quantization_mappings",
@@ -118,6 +117,7 @@ __all__ = [
     "size_expression",
     "size_hints",
     "source_name",
+    "stack",
     "storage_address",
     "storage_of",
     "trace_artifact",
@@ -194,11 +194,6 @@ def storage_address(storage: torch.UntypedStorage) -> int:
     return storage._cdata
 
 
-def operator_name(operator: OpOverload) -> str:
-    """Name of an operator without its namespace and overload: ``convolution`` for ``aten.convolution.default``."""
-    return operator._opname
-
-
 def is_in_backward_pass() -> bool:
     """Whether autograd is running a backward pass in this thread."""
     return current_backward_pass() != -1
@@ -214,16 +209,23 @@ def at_end_of_backward_pass(call: Callable[[], None]) -> None:
     torch.autograd.Variable._execution_engine.queue_callback(call)
 
 
+def stack() -> Iterator[FrameType]:
+    """The frames of Python that are being executed in this thread, from the caller's outwards."""
+    # From the caller and not from here: the frame of a generator hangs on its caller's only while it runs.
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
 def active_stage() -> Any:
     """The stage of ``torch.distributed.pipelining`` that is calling its module; None where there is none."""
     if "torch.distributed.pipelining" not in sys.modules:
         return None
-    frame: FrameType | None = sys._getframe()
-    while frame is not None:
+    for frame in stack():
         owner = frame.f_locals.get("self")
         if any(base.__module__ == "torch.distributed.pipelining.stage" for base in type(owner).__mro__):
             return owner
-        frame = frame.f_back
     return None
 
 
@@ -298,10 +300,11 @@ def model_given_to_compile() -> torch.nn.Module | None:
 
     ``module.compile()`` gives its own method ``_call_impl`` to ``torch.compile``.
     """
-    frame: FrameType | None = sys._getframe()
     # By its name: Lightning puts a function of its own in the place of torch.compile, which calls it.
-    while frame is not None and (frame.f_code.co_name, frame.f_globals.get("__name__")) != ("compile", "torch"):
-        frame = frame.f_back
+    calls = (
+        frame for frame in stack() if (frame.f_code.co_name, frame.f_globals.get("__name__")) == ("compile", "torch")
+    )
+    frame = next(calls, None)
     model = frame.f_locals.get("model") if frame is not None else None
     owner = getattr(model, "__self__", model)
     if not isinstance(owner, torch.nn.Module):
@@ -675,12 +678,10 @@ def active_engine() -> torch.nn.Module | None:
     from torch.distributed.fsdp import FSDPModule
     from torch.nn.parallel import DistributedDataParallel
 
-    frame: FrameType | None = sys._getframe()
-    while frame is not None:
+    for frame in stack():
         owner = frame.f_locals.get("self")
         if isinstance(owner, (FSDPModule, DistributedDataParallel)):
             return owner
-        frame = frame.f_back
     # In the frame that Dynamo compiles it is an argument, and no frame of Python's yet.
     owners = (getattr(value, "__self__", value) for value in compiled_frame_locals().values())
     inside = next((owner for owner in owners if isinstance(owner, FSDPModule)), None)

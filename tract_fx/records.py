@@ -76,6 +76,11 @@ class LayerMatch:
     blocks: tuple[int | str, ...] = ()
 
     @property
+    def name(self) -> str:
+        """The layer; where it has no name, the weight."""
+        return self.layer or self.weight
+
+    @property
     def count(self) -> int:
         """Number of systems that are solved."""
         return self.groups * max(1, len(self.blocks))
@@ -127,9 +132,14 @@ class LayerRejection:
         """How much it matters for training."""
         return RejectionKind(self.kind).severity
 
+    @property
+    def name(self) -> str:
+        """The layer; where it has no name, the weight; without one, the operator."""
+        return self.layer or self.weight or self.op
+
     def __str__(self) -> str:
-        name = self.layer or self.weight or self.op
-        return f"{name}{f' ({self.op})' if self.op and self.op != name else ''}: {self.reason}. {self.advice}".rstrip()
+        operator = f" ({self.op})" if self.op and self.op != self.name else ""
+        return f"{self.name}{operator}: {self.reason}. {self.advice}".rstrip()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -103,13 +103,7 @@ def conv_gradient(
         **geometry: ``stride``, ``padding`` and ``dilation`` as in ``torch.nn.functional.conv2d``.
     """
     rows = conv_rows(input, tuple(weight.shape[2:]), groups, **geometry)
-    form = dual if rows.shape[1] < rows.shape[2] else primal
-    parts = output_gradient.chunk(groups, dim=1)
-    gradients = [
-        form(X, part.flatten(2).transpose(1, 2).flatten(0, 1), lam, relative=relative)
-        for X, part in zip(rows, parts, strict=True)
-    ]
-    return torch.cat(gradients).reshape(weight.shape)
+    return torch.cat(_by_group(rows, output_gradient, lam, relative)).reshape(weight.shape)
 
 
 def transposed_conv_rows(
@@ -164,11 +158,14 @@ def transposed_conv_gradient(
         **geometry: as for :func:`transposed_conv_rows`.
     """
     rows = transposed_conv_rows(input, tuple(weight.shape[2:]), groups, **geometry)
+    gradients = _by_group(rows, output_gradient, lam, relative)
+    return torch.cat([gradient.unflatten(1, (-1, *weight.shape[2:])).transpose(0, 1) for gradient in gradients])
+
+
+def _by_group(rows: Tensor, output_gradient: Tensor, lam: float, relative: bool) -> list[Tensor]:
+    """Gradients ``(m, n)`` from the rows of each group, by the form whose system is the smaller one."""
     form = dual if rows.shape[1] < rows.shape[2] else primal
-    parts = output_gradient.chunk(groups, dim=1)
-    gradients = [
+    return [
         form(X, part.flatten(2).transpose(1, 2).flatten(0, 1), lam, relative=relative)
-        for X, part in zip(rows, parts, strict=True)
+        for X, part in zip(rows, output_gradient.chunk(len(rows), dim=1), strict=True)
     ]
-    gradients = [gradient.unflatten(1, (-1, *weight.shape[2:])) for gradient in gradients]
-    return torch.cat([gradient.transpose(0, 1) for gradient in gradients])

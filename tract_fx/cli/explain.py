@@ -1,7 +1,6 @@
 """`tract-fx explain`."""
 
 import argparse
-import json
 from typing import Any
 
 from tract_fx.cli.arguments import FOUND, SUCCESS, add_shared, subcommand
@@ -32,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     """Explain one model."""
     from rich.console import Console
 
-    from tract_fx.tools.files import check_file, replacing
+    from tract_fx.tools.files import check_file, replacing, write_json
 
     for file in filter(None, (args.html, args.json)):
         check_file(file)
@@ -42,8 +41,7 @@ def run(args: argparse.Namespace) -> int:
         with replacing(args.html) as part:
             explanation.to_html(part)
     if args.json is not None:
-        with replacing(args.json) as part:
-            part.write_text(json.dumps(explanation.to_dict(), indent=2) + "\n", encoding="utf-8")
+        write_json(args.json, explanation.to_dict())
     return SUCCESS if explanation.is_fine else FOUND
 
 

@@ -1,7 +1,6 @@
 """`tract-fx probe`."""
 
 import argparse
-import json
 import sys
 from typing import Any
 
@@ -52,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     import tract_fx
-    from tract_fx.tools.files import check_file, check_folder, replacing, staged
+    from tract_fx.tools.files import check_file, check_folder, replacing, staged, write_json
     from tract_fx.tools.images.loader import image_batches
     from tract_fx.tools.models.checkpoint import load_checkpoint
     from tract_fx.tools.models.loading import load_model
@@ -81,8 +80,7 @@ def run(args: argparse.Namespace) -> int:
     Console().print(found)
     reports = [args.json, *([] if args.out is None else [args.out / REPORT])]
     for file in filter(None, reports):
-        with replacing(file) as part:
-            part.write_text(json.dumps(found.to_dict(), indent=2) + "\n", encoding="utf-8")
+        write_json(file, found.to_dict())
     if args.out is not None:
         with staged(args.out) as folder:
             found.save_figures(folder)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from types import FrameType
 
@@ -64,7 +63,7 @@ def _local_value(placeholder: Node) -> torch.Tensor | None:
 def _arguments_of(model: torch.nn.Module) -> list[torch.Tensor] | None:
     """The tensors with which the compiled model was called, by the outermost call on the stack; None where there is none."""
     found: list[torch.Tensor] | None = None
-    for _, frame in calls_of_modules(sys._getframe()):
+    for _, frame in calls_of_modules():
         variables = frame.f_locals
         if compat.compiled_module(variables["self"]) is model and "args" in variables and "kwargs" in variables:
             leaves = compat.pytree.tree_leaves((variables["args"], variables["kwargs"]))
@@ -72,13 +71,12 @@ def _arguments_of(model: torch.nn.Module) -> list[torch.Tensor] | None:
     return found
 
 
-def calls_of_modules(frame: FrameType | None) -> Iterator[tuple[torch.nn.Module, FrameType]]:
-    """The frames of modules, from ``frame`` outwards, each with its module: what was compiled, not the wrapper of that."""
-    while frame is not None:
+def calls_of_modules() -> Iterator[tuple[torch.nn.Module, FrameType]]:
+    """The frames of modules on the call stack, innermost first, each with its module: what was compiled, no wrapper."""
+    for frame in compat.stack():
         owner = frame.f_locals.get("self")
         if isinstance(owner, torch.nn.Module):
             yield compat.compiled_module(owner) or owner, frame
-        frame = frame.f_back
 
 
 def _address(tensor: torch.Tensor) -> int:

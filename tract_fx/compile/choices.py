@@ -19,6 +19,7 @@ from tract_fx.passes.first_layer import is_named
 from tract_fx.passes.naming import without_wrappers
 from tract_fx.process_state import ChosenLayers
 from tract_fx.records import GraphRecord, Severity
+from tract_fx.wording import listed
 
 if TYPE_CHECKING:
     from tract_fx.compile.model_frame import ModelFrame
@@ -115,7 +116,7 @@ def _reason(
         return None, f"no gradient has reached {_shown(held)} so far."
     if not any(is_named(name, qualified.rpartition(".")[0], (qualified,)) for qualified, _ in held):
         below = list(dict.fromkeys(qualified.rpartition(".")[0] for qualified, item in trained if item.dim() > 1))
-        return f"it is no layer but holds others. Name the layer itself: {_listed(below)}.", None
+        return f"it is no layer but holds others. Name the layer itself: {listed(below, NAMES_SHOWN)}.", None
     return (
         f"{_shown(trained)} trained, and no compiled graph with gradients calls that layer: either Dynamo skipped or left "
         'its code (TORCH_LOGS="graph_breaks" shows the reason), or code that is not compiled calls it. Remove the name, or '
@@ -135,9 +136,4 @@ def _held(name: str, model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor
 
 
 def _shown(held: Sequence[tuple[str, torch.Tensor]]) -> str:
-    return _listed([qualified for qualified, _ in held])
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = len(names) - NAMES_SHOWN
-    return ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    return listed([qualified for qualified, _ in held], NAMES_SHOWN)

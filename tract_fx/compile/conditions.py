@@ -8,7 +8,6 @@ variable of the code that calls the piece.
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -41,7 +40,7 @@ def _variables(gm: GraphModule, frame: ModelFrame) -> Iterator[Any]:
     if frame.whole is None:
         return
     inside = {module for _, module in modules_of(frame.whole)}
-    calls = [found for module, found in calls_of_modules(sys._getframe()) if module in inside]
+    calls = [found for module, found in calls_of_modules() if module in inside]
     # Other frames than those with which torch calls a compiled module are code that is running.
     inner = any(not str(found.f_globals.get("__name__")).startswith("torch.") for found in calls)
     if inner or frame.whole is not frame.model or compat.break_reason(gm) is not None:

@@ -10,15 +10,13 @@ from __future__ import annotations
 import ast
 import dataclasses
 import re
-import sys
 from collections.abc import Iterator, Sequence
-from types import FrameType
 from typing import Any
 
 import torch
 
 from tract_fx import process_state
-from tract_fx.compat import compiled_frame_locals, compiled_module, is_in_backward_pass
+from tract_fx.compat import compiled_frame_locals, compiled_module, is_in_backward_pass, stack
 from tract_fx.compile.between import calls_of_modules
 from tract_fx.compile.inputs import naming_of_function
 from tract_fx.compile.model_names import modules_of, parameters_of
@@ -93,7 +91,7 @@ class ModelFrame:
 def current_frame(gm: torch.fx.GraphModule) -> ModelFrame:
     """The frame from which Dynamo captured ``gm``; to be called while Dynamo calls the backend."""
     variables = compiled_frame_locals()
-    model = next(_compiled_models(), None) or _owner_of_method(variables)
+    model = _compiled_model() or _owner_of_method(variables)
     if model is None:
         return ModelFrame(naming_of_function(gm), None)
     others = _modules_around(model)
@@ -122,7 +120,7 @@ def _modules_around(model: torch.nn.Module) -> tuple[torch.nn.Module, ...]:
     They are on the call stack. What a backward pass computes anew, as under reentrant checkpointing, no module calls: there
     they are the modules that called compiled parts before.
     """
-    on_stack = dict.fromkeys(module for module, _ in calls_of_modules(sys._getframe()))
+    on_stack = dict.fromkeys(module for module, _ in calls_of_modules())
     around = [found for found in on_stack if found is not model and _contains(found, model)]
     if not around and is_in_backward_pass():
         around = _nested([found for found in process_state.callers if found is not model and _contains(found, model)])
@@ -200,14 +198,10 @@ def _value_of(source: str, variables: dict[str, Any]) -> object | None:
     return value
 
 
-def _compiled_models() -> Iterator[torch.nn.Module]:
-    """Models on the call stack that were given to ``torch.compile`` or ``module.compile()``, innermost first."""
-    frame: FrameType | None = sys._getframe()
-    while frame is not None:
-        owner = frame.f_locals.get("self")
-        if (model := compiled_module(owner)) is not None:
-            yield model
-        frame = frame.f_back
+def _compiled_model() -> torch.nn.Module | None:
+    """The innermost model on the call stack that was given to ``torch.compile`` or ``module.compile()``."""
+    models = (compiled_module(frame.f_locals.get("self")) for frame in stack())
+    return next((model for model in models if model is not None), None)
 
 
 def _owner_of_method(variables: dict[str, Any]) -> torch.nn.Module | None:

@@ -43,4 +43,4 @@ def watching_lam(call: Callable[..., Any], record: GraphRecord, lam: LamValue, w
 def _look(match: LayerMatch, input: Any, lam: float, warned: set[str]) -> None:
     # A relative lam grows with the inputs.
     if not match.relative and isinstance(match.size, int) and can_be_asked(input):
-        warn_where_raised(match.layer or match.weight, input, match.features, match.size, lam, warned)
+        warn_where_raised(match.name, input, match.features, match.size, lam, warned)

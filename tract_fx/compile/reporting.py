@@ -130,7 +130,7 @@ def warn_about_inputs(
         if others and weights & fed_between and key not in reported:
             reported.add(key)
             warnings.warn(
-                f"TrAct is applied to {match.layer or match.weight}, although code between two graphs made its input, and "
+                f"TrAct is applied to {match.name}, although code between two graphs made its input, and "
                 f"{', '.join(sorted(others))} is the start of this network, too. If that input is data, nothing is wrong. "
                 "If it was made of values that a network computed (codes, samples), leave the layer out: name the first "
                 'layers with layers=[...]. on_unsupported="ignore" silences this.',

@@ -27,6 +27,7 @@ from tract_fx.compile.unstepped import after_backward_passes
 from tract_fx.errors import TractWarning, UnsupportedLayerError
 from tract_fx.passes.first_layer import is_named
 from tract_fx.process_state import BackendStatus, CompileStatus, Structure
+from tract_fx.wording import listed
 
 __all__ = [
     "TrainingGraph",
@@ -208,7 +209,7 @@ def _check(model: torch.nn.Module, seen: CompileStatus, trained: list[tuple[str,
     ]
     if not outside:
         return
-    shown = _shown([name for name, _ in outside])
+    shown = listed([name for name, _ in outside], NAMES_SHOWN)
     matched = seen.matched or alike.matched or any(_has(process_state.rewritten, item) for _, item in trained)
     if matched or seen.frozen or seen.suppress_warnings:
         log.info("parameters that train outside the compiled graphs of %s: %s", type(model).__name__, shown)
@@ -294,11 +295,6 @@ def _check_per_sample() -> None:
 def _is_wrapped(module: torch.nn.Module) -> bool:
     """Whether a layer is wrapped in ``tract_fx.TrAct``, which may not be imported here."""
     return any(base.__module__ == "tract_fx.eager.layers" for base in type(module).__mro__)
-
-
-def _shown(names: list[str]) -> str:
-    more = len(names) - NAMES_SHOWN
-    return ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _warn(message: str) -> None:

@@ -22,6 +22,7 @@ import torch
 
 from tract_fx import compat, process_state
 from tract_fx.errors import DisagreementError
+from tract_fx.wording import listed
 
 __all__ = ["TIMEOUT_VARIABLE", "Group", "agree_once", "disagree", "is_simulated", "refuse", "watch_engine"]
 
@@ -248,9 +249,7 @@ def _timeout(group: Any) -> float:
 
 
 def _ranks(ranks: list[int]) -> str:
-    shown = ", ".join(map(str, ranks[:RANKS_SHOWN]))
-    more = f" and {len(ranks) - RANKS_SHOWN} more" if len(ranks) > RANKS_SHOWN else ""
-    return f"rank{'s' if len(ranks) > 1 else ''} {shown}{more}"
+    return f"rank{'s' if len(ranks) > 1 else ''} {listed([*map(str, ranks)], RANKS_SHOWN)}"
 
 
 def _what(post: dict[str, Any]) -> str:

@@ -22,6 +22,7 @@ from tract_fx.compat import FUNCTIONAL_COLLECTIVES
 from tract_fx.distributed import agreement
 from tract_fx.distributed.agreement import Group
 from tract_fx.errors import DisagreementError
+from tract_fx.ops.gpu.verification import is_capturing
 from tract_fx.ops.gram import gram
 from tract_fx.ops.operands import LayerOperands
 from tract_fx.ops.patches import PatchGeometry
@@ -109,7 +110,7 @@ def agree(lam: Tensor, exponent: Tensor | None, after: Tensor, rows: int, group_
     Raises:
         DisagreementError: naming the ranks.
     """
-    if not _is_capturing(lam):
+    if not is_capturing(lam.device):
         for name in group_names.split(","):
             agreement.agree_once(name, layer, lam.item)
     own = lam.reshape(()).to(torch.float64)
@@ -244,7 +245,3 @@ def shared_gradient(
 def _largest_exponent(inputs: Sequence[Tensor]) -> Tensor:
     exponents = [scale_exponent(input) for input in inputs if input.numel()]
     return torch.stack(exponents).amax() if exponents else inputs[0].new_zeros(())
-
-
-def _is_capturing(tensor: Tensor) -> bool:
-    return tensor.device.type == "cuda" and torch.cuda.is_current_stream_capturing()

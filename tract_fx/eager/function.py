@@ -80,10 +80,9 @@ class FirstLayer(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         """Keep what the plain layer keeps: its operands."""
-        input, weight, bias, lam, *geometry, ctx.relative, ctx.sharing, ctx.name = inputs
+        input, weight, _, lam, *geometry, ctx.relative, ctx.sharing, ctx.name = inputs
         ctx.save_for_backward(input, weight, lam)
         ctx.geometry = geometry
-        ctx.has_bias = bias is not None
 
     @staticmethod
     @once_differentiable
@@ -141,13 +140,12 @@ def _gradients(ctx: Any, output_gradient: Tensor) -> tuple[Tensor | None, Tensor
     if output_padding is not None:
         geometry = TransposedGeometry(kernel_size, stride, padding, dilation, groups, output_padding)
     with torch.autocast(input.device.type, enabled=False):
-        few_rows = _rows(output_gradient) < geometry.features(input.shape[1])
-        dual = ctx.needs_input_grad[1] and ctx.sharing is None and few_rows
         of_input, of_bias = _plain_gradients(
             input, weight, output_gradient, geometry, ctx.needs_input_grad[0], ctx.needs_input_grad[2]
         )
         new = None
         if ctx.needs_input_grad[1]:
+            dual = ctx.sharing is None and _rows(output_gradient) < geometry.features(input.shape[1])
             operands = layer_operands(input, output_gradient, weight.shape, geometry)
             solved = _solve(operands, output_gradient, lam.to(input.device), dual, ctx.relative, ctx.sharing)
             new = laid_out_as(solved, weight).to(weight.dtype)

@@ -20,6 +20,7 @@ from tract_fx.eager.classes import base_of, class_name, is_parametrized, paramet
 from tract_fx.eager.interception import Interception
 from tract_fx.errors import OptionError, TractWarning, UnknownLayerError, UnsupportedLayerError
 from tract_fx.options import DEFAULT_LAM, check_lam, check_layer_names, check_relative, closest
+from tract_fx.wording import listed
 
 __all__ = ["TrAct", "TrActLayer", "apply_tract", "remove_tract"]
 
@@ -296,8 +297,7 @@ def _layers_inside(module: Any, path: str | None) -> str:
     ]
     if not inside:
         return ", and has none inside"
-    more = f" and {len(inside) - LAYERS_SHOWN} more" * (len(inside) > LAYERS_SHOWN)
-    return f"; apply TrAct to the layer inside that has the data as its input: {', '.join(inside[:LAYERS_SHOWN])}{more}"
+    return f"; apply TrAct to the layer inside that has the data as its input: {listed(inside, LAYERS_SHOWN)}"
 
 
 def _is_trainable(module: nn.Module) -> bool:

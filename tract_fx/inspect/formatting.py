@@ -67,9 +67,8 @@ def outcome(match: LayerMatch) -> str:
 
 def refusal(rejection: LayerRejection) -> str:
     """Why a layer was not rewritten, with its name."""
-    name = rejection.layer or rejection.weight or rejection.op
-    operator = f" ({rejection.op})" if rejection.op and rejection.op != name else ""
-    return f"{name}{operator}: not rewritten: {rejection.reason}"
+    operator = f" ({rejection.op})" if rejection.op and rejection.op != rejection.name else ""
+    return f"{rejection.name}{operator}: not rewritten: {rejection.reason}"
 
 
 def summarize(reason: str) -> str:

@@ -13,9 +13,11 @@ from tract_fx.inspect.capture import CapturedGraph
 from tract_fx.inspect.cost.layer_cost import LayerCost
 from tract_fx.inspect.formatting import human, outcome, refusal
 from tract_fx.inspect.nodes import LayerNodes
+from tract_fx.inspect.walks import ancestors
 from tract_fx.passes.joint_graph import JointGraph, Role, is_tensor_node
 from tract_fx.passes.naming import Naming
 from tract_fx.records import LayerMatch, LayerRejection, Severity
+from tract_fx.wording import listed
 
 __all__ = ["ExplainedGraph", "ExplainedLayer", "ExplanationResult"]
 
@@ -44,7 +46,7 @@ class ExplainedLayer:
     def __str__(self) -> str:
         rows = self.cost.at().rows if isinstance(self.match.rows, str) else None
         here = f" ({human(rows)} in the example)" if rows is not None and rows.is_number else ""
-        return f"{self.match.layer or self.match.weight}: {self.description}: {outcome(self.match)}{here}"
+        return f"{self.match.name}: {self.description}: {outcome(self.match)}{here}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +140,7 @@ class ExplanationResult:
         """Why these layers are first and no others, in a line each; empty where at most one layer is rewritten."""
         if len(self.layers) < 2:
             return ()
-        lines = [f"{layer.match.layer or layer.match.weight}: {layer.reason}" for layer in self.layers if layer.reason]
+        lines = [f"{layer.match.name}: {layer.reason}" for layer in self.layers if layer.reason]
         return (*lines, OTHERS)
 
     @property
@@ -211,24 +213,15 @@ class ExplanationResult:
 def _reason(nodes: LayerNodes, joint: JointGraph) -> str:
     """Why a layer is first: the inputs of the model that its own input is computed from."""
     (node,) = (node for node in joint.graph.nodes if node.name == nodes.input)
-    seen, waiting = {node}, [node]
-    while waiting:
-        waiting.extend(new := set(waiting.pop().all_input_nodes) - seen)
-        seen.update(new)
-    sources = [item for node, item in joint.input_of.items() if node in seen and is_tensor_node(node)]
-    trained = [item.name for item in sources if item.role in (Role.PARAMETER, Role.ACTIVATION)]
+    before = ancestors([node], lambda _: True)
+    sources = [item for node, item in joint.input_of.items() if node in before and is_tensor_node(node)]
+    trained = dict.fromkeys(item.name for item in sources if item.role in (Role.PARAMETER, Role.ACTIVATION))
     if trained:
-        return f"its input depends on {_listed(trained)}, and layers=[...] names it."
-    data = [item.name for item in sources if item.role is not Role.STATIC]
-    return (
-        f"its input depends on {_listed(data)} and on no parameter." if data else "its input depends on no parameter."
-    )
-
-
-def _listed(names: list[str]) -> str:
-    shown = list(dict.fromkeys(names))
-    more = len(shown) - NAMES_SHOWN
-    return ", ".join(shown[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+        return f"its input depends on {listed(list(trained), NAMES_SHOWN)}, and layers=[...] names it."
+    data = dict.fromkeys(item.name for item in sources if item.role is not Role.STATIC)
+    if data:
+        return f"its input depends on {listed(list(data), NAMES_SHOWN)} and on no parameter."
+    return "its input depends on no parameter."
 
 
 def _only_in(one: torch.fx.GraphModule, other: torch.fx.GraphModule) -> tuple[str, ...]:

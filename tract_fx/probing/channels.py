@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["constant_channels", "duplicated_channels", "unit_spread"]
+__all__ = ["constant_channels", "duplicated_channels"]
 
 # Of the largest magnitude of a channel: ten times the rounding of float32, below which there is nothing to learn from.
 CONSTANT = 1e-6
@@ -33,12 +33,6 @@ def constant_channels(std: Tensor, minimum: Tensor, maximum: Tensor) -> tuple[in
     return tuple((std <= CONSTANT * largest).nonzero().flatten().tolist())
 
 
-def unit_spread(std: Tensor, left_out: tuple[int, ...]) -> tuple[float, float]:
-    """Smallest and largest standard deviation of the channels that are not left out; zeros if there are none."""
-    kept = std[_others(len(std), left_out)]
-    return (kept.min().item(), kept.max().item()) if kept.numel() else (0.0, 0.0)
-
-
 def duplicated_channels(mean: Tensor, std: Tensor, products: Tensor) -> tuple[tuple[int, ...], ...]:
     """Sets of channels that are copies of each other up to scale and offset.
 
@@ -59,9 +53,3 @@ def duplicated_channels(mean: Tensor, std: Tensor, products: Tensor) -> tuple[tu
             taken.update(members)
             sets.append(members)
     return tuple(sets)
-
-
-def _others(count: int, left_out: tuple[int, ...]) -> Tensor:
-    kept = torch.ones(count, dtype=torch.bool)
-    kept[list(left_out)] = False
-    return kept

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from tract_fx.probing.channels import unit_spread
 from tract_fx.probing.result import ConcernKind, LayerProbe, ValueSummary
 from tract_fx.probing.vocabulary import TABLE, words_for
 
@@ -37,6 +36,8 @@ SAME_UNIT = 0.1
 MANY_FEATURES = 0.3
 
 CHANNELS_SHOWN = 4
+# Standard deviations further apart than this factor are shown as a range.
+SIMILAR_UNITS = 4
 
 Found = tuple[ConcernKind, str, str]
 
@@ -76,7 +77,7 @@ def _not_standardised(probe: LayerProbe) -> Iterator[Found]:
     low, high = measured.minimum.min().item(), measured.maximum.max().item()
     seen = f"inputs are not standardised: values from {low:.3g} to {high:.3g}, {_per_channel(measured)}"
     if measured.overall_std > LARGE_STD and not probe.relative:
-        smallest, largest = unit_spread(measured.std, ())  # relative=True has one unit for all of them
+        smallest, largest = _unit_spread(measured)  # relative=True has one unit for all of them
         relative = "" if smallest < SAME_UNIT * largest else ", or give relative=True"
         advice = (
             f"{_standardise(probe, values)}{relative}; lam={probe.lam:g} has the unit of squared inputs and is meant for "
@@ -99,6 +100,11 @@ def _in_different_units(values: ValueSummary) -> bool:
     return values.std[values.measured].min().item() < OTHER_UNIT * values.of(values.measured).overall_std
 
 
+def _unit_spread(values: ValueSummary) -> tuple[float, float]:
+    """Smallest and largest standard deviation of the channels."""
+    return values.std.min().item(), values.std.max().item()
+
+
 def _standardise(probe: LayerProbe, values: ValueSummary) -> str:
     channel = words_for(probe.geometry).channel
     rest = " (columns of 0 and 1 can stay as they are)" if values.zero_one else ""
@@ -110,7 +116,7 @@ def _different_units(probe: LayerProbe) -> Iterator[Found]:
     if values is None or not values.measured.any() or not _in_different_units(values):
         return
     channel = words_for(probe.geometry).channel
-    smallest, largest = unit_spread(values.std, (*values.dead, *values.zero_one))
+    smallest, largest = _unit_spread(values.of(values.measured))
     yield (
         ConcernKind.DIFFERENT_UNITS,
         f"{channel}s are in different units: their standard deviations are {smallest:.2g} to {largest:.2g}",
@@ -197,8 +203,8 @@ def _per_channel(values: ValueSummary) -> str:
     if len(values.mean) <= CHANNELS_SHOWN:
         mean, std = (_listed(tensor) for tensor in (values.mean, values.std))
         return f"mean ({mean}), standard deviation ({std})" if "," in mean else f"mean {mean}, standard deviation {std}"
-    smallest, largest = unit_spread(values.std, ())
-    if smallest < largest / CHANNELS_SHOWN:
+    smallest, largest = _unit_spread(values)
+    if smallest < largest / SIMILAR_UNITS:
         return f"standard deviations from {smallest:.2g} to {largest:.3g}"
     return f"mean {values.mean.mean().item():.3g}, standard deviation {values.overall_std:.3g}"
 

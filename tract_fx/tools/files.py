@@ -6,16 +6,18 @@ No failure leaves half a file or destroys an old one. A device or a pipe (``/dev
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from tract_fx.tools.errors import OutputError
 
-__all__ = ["check_file", "check_folder", "replacing", "staged"]
+__all__ = ["check_file", "check_folder", "replacing", "staged", "write_json"]
 
 
 def check_file(path: Path) -> None:
@@ -73,6 +75,16 @@ def replacing(path: Path) -> Iterator[Path]:
             part.replace(target)
         finally:
             part.unlink(missing_ok=True)
+
+
+def write_json(path: Path, record: Mapping[str, Any]) -> None:
+    """Write what a command found, as :func:`replacing` does.
+
+    Raises:
+        OutputError: with the path and the reason.
+    """
+    with replacing(path) as part:
+        part.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 @contextlib.contextmanager

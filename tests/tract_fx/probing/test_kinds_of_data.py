@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from support.works import works
 from tract_fx import ConcernKind, Probe, probe
-from tract_fx.probing.channels import constant_channels, duplicated_channels, unit_spread
+from tract_fx.probing.channels import constant_channels, duplicated_channels
 
 pytestmark = works("probe")
 
@@ -86,11 +86,6 @@ def test_a_single_feature_is_not_a_blank_sample() -> None:
 
 def test_rows_of_zeros_are_usual_where_columns_are_few_and_binary() -> None:
     assert probed((torch.rand(256, 4) < 0.3).float()).warnings == ()
-
-
-def test_the_spread_of_units_leaves_channels_out() -> None:
-    assert unit_spread(torch.tensor([0.0, 2.0, 3.0, 900.0]), (0, 3)) == (2.0, 3.0)
-    assert unit_spread(torch.tensor([1.0]), (0,)) == (0.0, 0.0)
 
 
 def signals(x: Tensor) -> Probe:

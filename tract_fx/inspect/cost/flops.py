@@ -69,7 +69,7 @@ def step_flops(graph: Graph) -> Expr:
 def _node_flops(node: Node) -> Expr:
     operator = getattr(node.target, "overloadpacket", node.target)
     if operator in _OWN:
-        return _OWN[operator](*_shapes((node.args, node.kwargs, node.meta.get("val"))))
+        return _OWN[operator](*_shapes((node.args, node.meta.get("val"))))
     formula = _REGISTERED.get(operator)
     if formula is not None:
         return _registered(formula, node)
@@ -119,7 +119,7 @@ def _modules_called(node: Node) -> Iterator[GraphModule]:
             yield module
 
 
-def _convolution_backward(arguments: Any, keywords: Any, out: Any) -> Expr:
+def _convolution_backward(arguments: Any, out: Any) -> Expr:
     output_gradient, input, weight, *_ = arguments
     transposed, mask = arguments[7], arguments[10]
     positions = (input if transposed else output_gradient)[2:]
@@ -134,41 +134,41 @@ def _rows(input: Shape, kernel_size: Shape, stride: Shape, padding: Shape, dilat
     return sympy.Mul(*rows)
 
 
-def _patch_gram(arguments: Any, keywords: Any, out: Any) -> Expr:
+def _patch_gram(arguments: Any, out: Any) -> Expr:
     input, *geometry, _ = arguments
     return gram_flops(_rows(input, *geometry), out[1], out[0])
 
 
-def _weight_gradient(arguments: Any, keywords: Any, out: Any) -> Expr:
+def _weight_gradient(arguments: Any, out: Any) -> Expr:
     input, _, *geometry, _ = arguments
     return 2 * _rows(input, *geometry) * sympy.Mul(*out)
 
 
-def _gram_and_gradient(arguments: Any, keywords: Any, out: Any) -> Expr:
+def _gram_and_gradient(arguments: Any, out: Any) -> Expr:
     input, _, *geometry = arguments
-    return _patch_gram((input, *geometry), keywords, out[0]) + _weight_gradient(arguments, keywords, out[1])
+    return _patch_gram((input, *geometry), out[0]) + _weight_gradient(arguments, out[1])
 
 
-def _factor_and_solve(arguments: Any, keywords: Any, out: Any) -> Expr:
+def _factor_and_solve(arguments: Any, out: Any) -> Expr:
     groups, outputs, size = out[0]
     return cholesky_flops(size, groups) + triangular_flops(size, outputs, groups)
 
 
-def _dual_gradient(arguments: Any, keywords: Any, out: Any) -> Expr:
+def _dual_gradient(arguments: Any, out: Any) -> Expr:
     """The kernel of the rows, its factor, the coefficients and their product with the rows."""
     (groups, outputs, features), rows = out, arguments[1][1]
     system = gram_flops(features, rows, groups) + cholesky_flops(rows, groups)
     return system + triangular_flops(rows, outputs, groups) + 2 * groups * outputs * rows * features
 
 
-def _primal_gradient(arguments: Any, keywords: Any, out: Any) -> Expr:
+def _primal_gradient(arguments: Any, out: Any) -> Expr:
     """Both sums over rows, the factor of the covariance, and the solution."""
     (groups, outputs, features), rows = out, _rows(arguments[0], *arguments[4:8])
     sums = gram_flops(rows, features, groups) + 2 * rows * sympy.Mul(*out)
     return sums + cholesky_flops(features, groups) + triangular_flops(features, outputs, groups)
 
 
-def _alike_gradients(arguments: Any, keywords: Any, out: Any) -> Expr:
+def _alike_gradients(arguments: Any, out: Any) -> Expr:
     """The systems of each layer, of the smaller size where it is known."""
     (rows, features), outputs, count = arguments[0][0], arguments[1][0][1], len(out)
     system, other = (rows, features) if (rows < features) == True else (features, rows)  # noqa: E712 - may be symbolic
@@ -176,7 +176,7 @@ def _alike_gradients(arguments: Any, keywords: Any, out: Any) -> Expr:
     return gram_flops(other, system, count) + solve + 2 * count * outputs * rows * features
 
 
-_OWN: dict[Any, Callable[[Any, Any, Any], Expr]] = {
+_OWN: dict[Any, Callable[[Any, Any], Expr]] = {
     aten.convolution_backward: _convolution_backward,
     torch.ops.tract_fx.factor_and_solve: _factor_and_solve,
     torch.ops.tract_fx.patch_gram: _patch_gram,

@@ -193,10 +193,8 @@ class LayerCost:
 
         changed = {field.name: new(getattr(self, field.name)) for field in dataclasses.fields(self)}
         left = tuple((symbol, value) for symbol, value in self.hints if symbol not in values)
-        return dataclasses.replace(self, **{**changed, "batch": self._batch_without(values), "hints": left})
-
-    def _batch_without(self, values: dict[sympy.Symbol, int]) -> sympy.Symbol | None:
-        return None if self.batch in values else self.batch
+        batch = None if self.batch in values else self.batch
+        return dataclasses.replace(self, **{**changed, "batch": batch, "hints": left})
 
 
 def layer_cost(match: Match, step: Expr | None = None) -> LayerCost:
@@ -311,8 +309,7 @@ class _Sizes:
         """``X X^T``: patches are written to memory, and stay there for the product in the end."""
         rows, features = self.rows, self.features
         patches = self._patch_bytes()
-        columns = dataclasses.replace(LINEAR, groups=1)
-        memory = gram_memory((features, rows), columns, features, rows, _itemsize(self.input), self.device)
+        memory = gram_memory((features, rows), LINEAR, features, rows, _itemsize(self.input), self.device)
         others = FLOAT64 * self.groups * rows**2
         return Work(
             gram_flops(features, rows, self.groups),

@@ -15,13 +15,12 @@ from collections.abc import Collection, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Literal
 
-import torch
 from torch.fx import Graph, Node
 
 from tract_fx.inspect.drawing.captions import CAPTIONS, counted, meaning_of, title_of, value_of
-from tract_fx.inspect.drawing.walks import ancestors, connected, in_order, reached
 from tract_fx.inspect.nodes import LayerNodes
-from tract_fx.passes.joint_graph import is_backward, target_of
+from tract_fx.inspect.walks import ancestors, connected, in_order, reached
+from tract_fx.passes.joint_graph import is_backward, is_tensor_node, target_of
 
 __all__ = ["Box", "Neighbourhood", "neighbourhood"]
 
@@ -151,7 +150,7 @@ class _Drawing:
         """What an operand is made from: inputs of the graph one by one, if they are few, and everything between."""
         found = ancestors([node], lambda item: not is_backward(item))
         made = [item for item in self.graph.nodes if item in found]
-        sources = [item for item in made if item.op == "placeholder" and _is_tensor(item)]
+        sources = [item for item in made if item.op == "placeholder" and is_tensor_node(item)]
         inner = [item for item in made if item.op != "placeholder"]
         if len(sources) <= _MOST_SOURCES:
             for source in sources:
@@ -221,8 +220,8 @@ class _Drawing:
         """What is made of nothing that is drawn (an identity matrix, ``lam``, a size) belongs to what it is used for."""
         made: set[Node] = set()
         for node in order:
-            drawn = (item for item in node.all_input_nodes if item in self.group_of and _is_tensor(item))
-            if not _is_tensor(node) or made.issuperset(drawn):
+            drawn = (item for item in node.all_input_nodes if item in self.group_of and is_tensor_node(item))
+            if not is_tensor_node(node) or made.issuperset(drawn):
                 made.add(node)
         for node in reversed(order):
             keys = [self.group_of[user] for user in node.users if user in self.group_of]
@@ -258,7 +257,7 @@ class _Drawing:
         for node, key in self.group_of.items():
             for item in node.all_input_nodes:
                 other = self.group_of.get(item)
-                if other is not None and other != key and _is_tensor(item) and _is_tensor(node):
+                if other is not None and other != key and is_tensor_node(item) and is_tensor_node(node):
                     edges[names[other], names[key]] = None
         self._rest(boxes, edges, names)
         results = [node for node in self.output.all_input_nodes if self._is_result(node)]
@@ -301,7 +300,7 @@ class _Drawing:
     def _box(self, key: Key, nodes: list[Node]) -> Box:
         names = tuple(node.name for node in nodes)
         real = [node for node in nodes if node.target is not operator.getitem]
-        last = next((node for node in reversed(real) if _is_tensor(node)), real[-1])
+        last = next((node for node in reversed(real) if is_tensor_node(node)), real[-1])
         statuses = {self._status(node) for node in nodes}
         status: Status = statuses.pop() if len(statuses) == 1 else "same"
         value, backward, caption, title = value_of(last), is_backward(last), "", title_of(real)
@@ -309,7 +308,7 @@ class _Drawing:
             case ("data" | "weight" as role, _):
                 caption = self._operand_caption(role, last)
                 if last.op == "placeholder":
-                    title = self.weight if role == "weight" and self._is_the_weight(last) else self._name(last)
+                    title = self.weight if role == "weight" and self._weight_has_one_input() else self._name(last)
             case ("call",):
                 caption, value = "the layer", value_of(self.call)
             case ("tangent",):
@@ -335,18 +334,13 @@ class _Drawing:
 
     def _operand_caption(self, role: str, node: Node) -> str:
         if role == "weight":
-            return "the parameter" if node.op == "placeholder" and self._is_the_weight(node) else "the weight"
+            return "the parameter" if node.op == "placeholder" and self._weight_has_one_input() else "the weight"
         return "data" if node.op == "placeholder" else "the layer's input"
 
-    def _is_the_weight(self, node: Node) -> bool:
-        """Whether the only input that the weight is made from is this one."""
+    def _weight_has_one_input(self) -> bool:
+        """Whether the weight is made from a single input of the graph."""
         return sum(key[0] == "weight" and item.op == "placeholder" for item, key in self.group_of.items()) == 1
 
 
 def _one(landmark: dict[Node, Key], node: Node) -> frozenset[Key]:
     return frozenset([landmark[node]]) if node in landmark else frozenset()
-
-
-def _is_tensor(node: Node) -> bool:
-    value = node.meta.get("val")
-    return any(isinstance(item, torch.Tensor) for item in (value if isinstance(value, (tuple, list)) else (value,)))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import operator
 from html import escape
 
 import sympy
 from markupsafe import Markup
 
 from tract_fx.inspect.cost.formula import formula
-from tract_fx.inspect.cost.layer_cost import LayerCost, Work
+from tract_fx.inspect.cost.layer_cost import ZERO, LayerCost, Work
 from tract_fx.inspect.drawing.neighbourhood import neighbourhood
 from tract_fx.inspect.drawing.picture import Picture, draw
 from tract_fx.inspect.formatting import human, human_bytes, multiple, percent, summarize
@@ -68,7 +69,7 @@ class _Finding:
 
     @property
     def name(self) -> str:
-        return self.item.layer or self.item.weight or self.item.op
+        return self.item.name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,7 +182,7 @@ class _Layer:
 
     def __init__(self, layer: ExplainedLayer, graph: ExplainedGraph) -> None:
         self.layer, self.graph, self.match = layer, graph, layer.match
-        self.name = layer.match.layer or layer.match.weight
+        self.name = layer.match.name
         self.cost = _Cost(layer.cost)
         self.tab = self.name
 
@@ -270,15 +271,12 @@ class _Layer:
         ]
 
 
-def _name_of(layer: _Layer) -> str:
-    return layer.name
-
-
 class _Graph:
     def __init__(self, graph: ExplainedGraph) -> None:
         self.graph, self.number = graph, graph.number
         self.layers = [_Layer(layer, graph) for layer in graph.layers]
-        for name, call in itertools.groupby(sorted(self.layers, key=_name_of), _name_of):
+        by_name = operator.attrgetter("name")
+        for name, call in itertools.groupby(sorted(self.layers, key=by_name), by_name):
             calls = list(call)
             for number, layer in enumerate(calls, start=1):
                 layer.tab = f"{name}, call {number}" if len(calls) > 1 else name
@@ -332,9 +330,6 @@ class _Page:
     @property
     def environment(self) -> list[tuple[str, str]]:
         return [(key.replace("_", " "), str(value)) for key, value in self.explanation.environment.items()]
-
-
-ZERO = sympy.Integer(0)
 
 
 def _quantity(value: sympy.Expr, unit: str) -> _Quantity:

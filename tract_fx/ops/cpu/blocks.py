@@ -47,6 +47,18 @@ class Scratch:
             self._memory = torch.empty(view.numel(), dtype=torch.float64, device=view.device)
         return self._memory[: view.numel()].view(view.shape).copy_(view)
 
+    def columns(self, view: Tensor, split: int) -> Tensor:
+        """Some columns of ``X^T`` or ``dZ^T`` in float64, valid until the next call.
+
+        Args:
+            view: of patches or of output gradients.
+            split: how many of its dimensions, the first ones, are features or outputs; all others are rows of ``X``.
+        """
+        if view.ndim == 2 and view.stride(1) != 1:
+            # Rows of a linear layer are contiguous already, and to transpose them costs more than a transposed product.
+            return self.fill(view.T).T
+        return self.fill(view).flatten(split).flatten(0, split - 1)
+
 
 class PartialSums:
     """Sums of products of :data:`ROWS_PER_SUM` rows, or a few more.

@@ -54,8 +54,8 @@ def add_gradient(result: Tensor, input: Tensor, output_gradient: Tensor, geometr
         outputs = gradients.transpose(0, 1)
         split = 1 + len(geometry.kernel_size)
         for box in boxes(outputs.shape[1:], limit):
-            columns = _columns(view[(..., *box)], split, scratch[0])
-            result.addmm_(_columns(outputs[:, *box], 1, scratch[1]), columns.T)
+            columns = scratch[0].columns(view[(..., *box)], split)
+            result.addmm_(scratch[1].columns(outputs[:, *box], 1), columns.T)
         del view  # and with it the padded images, before there are others
 
 
@@ -94,11 +94,3 @@ def _sums(first: Tensor, second: Tensor) -> Iterator[Tensor]:
         yield left.transpose(0, 1) @ right.permute(1, 2, 0)
     if whole < first.shape[1]:
         yield (first[:, whole:] @ second[:, whole:].T)[None]
-
-
-def _columns(view: Tensor, split: int, scratch: Scratch) -> Tensor:
-    """Some columns of ``X^T`` or ``dZ^T`` in float64; the first ``split`` dimensions of ``view`` are those of the rows."""
-    if view.ndim == 2 and view.stride(1) != 1:
-        # Rows of a linear layer are contiguous already, and to transpose them costs more than a transposed product.
-        return scratch.fill(view.T).T
-    return scratch.fill(view).flatten(split).flatten(0, split - 1)

@@ -60,17 +60,9 @@ def _write_blocks(matrix: Tensor, input: Tensor, geometry: PatchGeometry) -> Non
         view = patch_view(pad(images, geometry), geometry)[0]
         split = 1 + len(geometry.kernel_size)
         for box in boxes(view.shape[split:], limit):
-            columns = _columns(view[(..., *box)], split, scratch)
+            columns = scratch.columns(view[(..., *box)], split)
             part = sums.part_for(columns.shape[1])
             for rows in row_steps(len(matrix)):
                 part[rows, rows.start :].addmm_(columns[rows], columns[rows.start :].T)
     sums.flush()
     mirror_upper_(matrix)
-
-
-def _columns(view: Tensor, split: int, scratch: Scratch) -> Tensor:
-    """Some columns of ``X^T`` in float64; the first ``split`` dimensions of ``view`` are features."""
-    if view.ndim == 2 and view.stride(1) != 1:
-        # Rows of a linear layer are contiguous already, and to transpose them costs more than a transposed product.
-        return scratch.fill(view.T).T
-    return scratch.fill(view).flatten(split).flatten(0, split - 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Sequence
@@ -18,7 +17,8 @@ from tract_fx.tools.compare.plan import Plan
 from tract_fx.tools.compare.settings import CompareSettings
 from tract_fx.tools.compare.verdict import Curve, Difference, final_difference, sentences, step_seconds
 from tract_fx.tools.images.arrays import ImageSet
-from tract_fx.tools.training.drawing import finite
+from tract_fx.tools.training.console import rewritten, say
+from tract_fx.tools.training.drawing import write_record
 from tract_fx.tools.training.sides import PLAIN
 
 __all__ = ["Findings", "print_findings", "write_results"]
@@ -101,9 +101,7 @@ def print_findings(console: Console, findings: Findings) -> None:
     """Print accuracies, what was rewritten, the cost of a step, and the sentence."""
     if findings.epochs:
         console.print(_table(findings))
-    lines = [*_rewritten(findings), _cost(findings), *_progress(findings), *findings.sentences]
-    for line in lines:
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
+    say(console, *rewritten(findings.matches), _cost(findings), *_progress(findings), *findings.sentences)
 
 
 def _table(findings: Findings) -> Table:
@@ -130,14 +128,6 @@ def _shown(epochs: int) -> list[int]:
 def _spread(values: Sequence[float], sign: str = "") -> str:
     mean = f"{100 * statistics.fmean(values):{sign}.1f}"
     return f"{mean} ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else mean
-
-
-def _rewritten(findings: Findings) -> list[str]:
-    return [
-        f"TrAct rewrote {match['layer'] or match['weight']} ({match['op']}: {match['rows']} rows of {match['features']} "
-        f"features, {match['form']} form)"
-        for match in findings.matches
-    ]
 
 
 def _cost(findings: Findings) -> str:
@@ -174,4 +164,4 @@ def write_results(path: Path, settings: CompareSettings, images: ImageSet, findi
         "differences": [asdict(difference) for difference in findings.differences],
         "sentences": findings.sentences,
     }
-    path.write_text(json.dumps(finite(record), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    write_record(path, record)

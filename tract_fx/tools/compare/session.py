@@ -25,6 +25,7 @@ from tract_fx.tools.compare.verdict import Curve, Point
 from tract_fx.tools.errors import CompareError
 from tract_fx.tools.files import check_folder, replacing
 from tract_fx.tools.training.batches import classified_right, epoch_seed, shuffled
+from tract_fx.tools.training.console import say
 from tract_fx.tools.training.journal import Journal, read
 from tract_fx.tools.training.loop import PEAK_RATES, make_optimizer
 from tract_fx.tools.training.machine import choose_compiler, choose_device, choose_threads, processor_threads
@@ -125,10 +126,9 @@ class Comparison:
         lams = ", ".join(f"{side.lam:g}" for side in settings.sides if side.lam is not None)
         self._say(
             f"{settings.model} on {images.name}: {len(images.train_images):,} training and {len(images.test_images):,} test "
-            f"images of {len(images.classes)} classes, as {size}"
+            f"images of {len(images.classes)} classes, as {size}",
+            *images.notices,
         )
-        for notice in images.notices:
-            self._say(notice)
         precision = "bfloat16 autocast" if settings.amp else "float32"
         self._say(
             f"{settings.optimizer}, peak learning rate {settings.rate:g}, batches of {settings.batch_size}, {precision}; "
@@ -279,8 +279,8 @@ class Comparison:
                 raise OutOfTimeError
             yield batch
 
-    def _say(self, line: str) -> None:
-        self.console.print(line, highlight=False, soft_wrap=True, markup=False)
+    def _say(self, *lines: str) -> None:
+        say(self.console, *lines)
 
 
 def run_file(folder: Path, side: Side, seed: int) -> Path:

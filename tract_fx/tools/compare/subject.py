@@ -18,6 +18,7 @@ from tract_fx.tools.images.arrays import ImageSet, TrainingData, channel_statist
 from tract_fx.tools.images.loader import expected_shape
 from tract_fx.tools.models.loaded import Shape, Task
 from tract_fx.tools.models.loading import load_model
+from tract_fx.tools.training.console import say
 from tract_fx.tools.training.loop import class_scores
 
 __all__ = ["Subject", "for_training", "read_subject"]
@@ -90,7 +91,7 @@ def read_subject(settings: CompareSettings, device: str, console: Console) -> Su
         ToolError: when either is not there, or they do not fit together.
     """
     shape = expected_shape(load_model(settings.model), settings.input)
-    console.print(f"Reading {settings.data}", highlight=False, soft_wrap=True, markup=False)
+    say(console, f"Reading {settings.data}")
     console.file.flush()
     images = load_images(settings.data, max(shape[1:]), settings.limit, SPLIT_SEED)
     return Subject(settings.model, images, shape, device)

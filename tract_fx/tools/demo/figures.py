@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from tract_fx.probing.views.tiles import mosaic
 from tract_fx.tools.demo.pair import Pair
 from tract_fx.tools.training.drawing import PLAIN_LINE, TRACT_LINE, new_figure
 from tract_fx.tools.training.sides import PLAIN, TRACT
@@ -83,8 +84,8 @@ def draw_filters(name: str, pair: Pair, path: Path) -> None:
         scales = dict.fromkeys(panels, max(scales.values()))
     for axes, (title, filters) in zip(figure.subplots(1, 3), panels.items(), strict=True):
         limits = {"vmin": -scales[title], "vmax": scales[title]}
-        mosaic = _mosaic(filters[:MAX_FILTERS], scales[title])
-        image = axes.imshow(mosaic, cmap="RdBu_r", interpolation="nearest", **limits)
+        picture = _mosaic(filters[:MAX_FILTERS], scales[title])
+        image = axes.imshow(picture, cmap="RdBu_r", interpolation="nearest", **limits)
         key = f"\nblack and white at ±{scales[title]:.2g}" if in_colour else ""
         axes.set_title(title + key, fontsize=10)
         axes.set_axis_off()
@@ -118,21 +119,12 @@ def _mosaic(filters: Tensor, scale: float) -> np.ndarray:
         RGB `(height, width, 3)` in [0, 1] for three channels, where `-scale` is black and `scale` is white; else
         weights `(height, width)`. Gaps are NaN, which is drawn transparent, or white for RGB.
     """
-    tiles = filters.permute(0, 2, 3, 1).numpy()
-    if tiles.shape[-1] == 3:
-        tiles = np.nan_to_num(0.5 + tiles / (2 * scale), nan=1.0).clip(0, 1)
+    in_colour = filters.shape[1] == 3
+    if in_colour:
+        tiles = (0.5 + filters.permute(0, 2, 3, 1) / (2 * scale)).nan_to_num(1.0).clamp(0, 1)
     else:
-        tiles = tiles.mean(axis=-1, keepdims=True)
+        tiles = filters.mean(dim=1)
     enlarged = math.ceil(MIN_TILE / tiles.shape[1])
-    tiles = tiles.repeat(enlarged, axis=1).repeat(enlarged, axis=2)
-    count, height, width, channels = tiles.shape
-    columns = math.ceil(math.sqrt(count))
-    rows = math.ceil(count / columns)
-    gap = height // 6
-    canvas = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, channels), np.nan)
-    if channels == 3:
-        canvas[:] = 1.0
-    for i, tile in enumerate(tiles):
-        top, left = i // columns * (height + gap), i % columns * (width + gap)
-        canvas[top : top + height, left : left + width] = tile
-    return canvas.squeeze(-1) if channels == 1 else canvas
+    tiles = tiles.repeat_interleave(enlarged, 1).repeat_interleave(enlarged, 2)
+    canvas = mosaic(tiles, columns=math.ceil(math.sqrt(len(tiles))), gap=tiles.shape[1] // 6)
+    return (canvas.nan_to_num(1.0) if in_colour else canvas).numpy()

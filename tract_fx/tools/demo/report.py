@@ -1,6 +1,5 @@
 """What the demo says at the end: a table and a verdict per network, and `results.json`."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -15,16 +14,16 @@ from tract_fx.tools.demo.pair import Pair
 from tract_fx.tools.demo.settings import DemoSettings
 from tract_fx.tools.demo.training import Run
 from tract_fx.tools.images.arrays import ImageSet
-from tract_fx.tools.training.drawing import finite
+from tract_fx.tools.training.console import rewritten, say
+from tract_fx.tools.training.drawing import write_record
 from tract_fx.tools.training.sides import PLAIN, TRACT
 
 
 def print_pair(console: Console, title: str, pair: Pair) -> None:
     """Print accuracy per epoch for both sides, what was rewritten, the time it took and the verdict."""
     console.print(accuracy_table(title, pair))
-    lines = [*_rewritten(pair), _timing(pair), verdict(title, compare(**_sides(pair)), len(pair.runs[PLAIN].epochs))]
-    for line in lines:
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
+    layers = rewritten(pair.matches) or ["TrAct rewrote no layer."]
+    say(console, *layers, _timing(pair), verdict(title, compare(**_sides(pair)), len(pair.runs[PLAIN].epochs)))
     console.print()
 
 
@@ -40,16 +39,6 @@ def accuracy_table(title: str, pair: Pair) -> Table:
             str(number), f"{accuracies[0]:.1f}", f"{accuracies[1]:.1f}", f"{accuracies[1] - accuracies[0]:+.1f}"
         )
     return table
-
-
-def _rewritten(pair: Pair) -> list[str]:
-    if not pair.matches:
-        return ["TrAct rewrote no layer."]
-    return [
-        f"TrAct rewrote {match['layer'] or match['weight']} ({match['op']}: {match['rows']} rows of "
-        f"{match['features']} features, {match['form']} form)"
-        for match in pair.matches
-    ]
 
 
 def _timing(pair: Pair) -> str:
@@ -86,7 +75,7 @@ def write_results(
         "seconds": seconds,
         "models": {name: _pair_record(pair) for name, pair in pairs.items()},
     }
-    path.write_text(json.dumps(finite(record), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    write_record(path, record)
 
 
 def _image_record(images: ImageSet) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from tract_fx.tools.demo.training import Schedule, train_sides
 from tract_fx.tools.errors import DemoError
 from tract_fx.tools.files import check_folder, replacing
 from tract_fx.tools.images.arrays import DIGITS_SIZE, ImageSet, TrainingData, load_digits, load_images, standardised
+from tract_fx.tools.training.console import say
 from tract_fx.tools.training.machine import choose_compiler, choose_device, choose_threads, processor_threads
 from tract_fx.tools.training.progress import watching
 from tract_fx.tools.training.sides import PLAIN, TRACT, CompiledSides, Side
@@ -37,7 +38,7 @@ def run_demo(settings: DemoSettings, console: Console) -> list[Path]:
     started = time.perf_counter()
     asked, settings = settings, resolved(settings)
     assert settings.threads is not None
-    console.print(f"Reading {settings.data or 'the digits'}", highlight=False, soft_wrap=True, markup=False)
+    say(console, f"Reading {settings.data or 'the digits'}")
     console.file.flush()
     images = read_images(settings)
     data = standardised(images, torch.device(settings.device))
@@ -118,15 +119,14 @@ def train_pair(
 
 def _introduce(console: Console, settings: DemoSettings, images: ImageSet, schedule: Schedule) -> None:
     size, kind = images.image_size, "colour" if images.channels == 3 else "gray"
-    lines = (
+    say(
+        console,
         f"{images.name}: {len(images.train_images):,} training and {len(images.test_images):,} test images, "
         f"{len(images.classes)} classes, {size}x{size} {kind}",
         *images.notices,
         f"{schedule.epochs} epochs of batches of {schedule.batch_size}, lam {settings.lam}, seed {settings.seed}, "
         f"device {settings.device}, processor threads {settings.threads}",
     )
-    for line in lines:
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 def filters_name(model: str) -> str:

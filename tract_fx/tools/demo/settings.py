@@ -10,7 +10,7 @@ class DemoSettings:
 
     Attributes:
         data: folder or archive of images; None for scikit-learn's digits.
-        models: which of `models.MODEL_NAMES` to train.
+        models: which of `models.RECIPES` to train.
         epochs: passes over the training set.
         lam: TrAct's regularisation, positive.
         seed: of the split, the initial weights and the batches.

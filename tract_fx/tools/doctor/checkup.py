@@ -22,19 +22,17 @@ __all__ = ["checkup"]
 REPORT = "Please report this, with the output of tract-fx doctor --json."
 
 
-def checkup(on_cpu: StepElsewhere | None = None) -> Checkup:
+def checkup(on_cpu: StepElsewhere) -> Checkup:
     """Look at this machine; takes some seconds, most of them for importing PyTorch and compiling a network of two layers.
 
     Args:
-        on_cpu: the step with generated code on the CPU, where it runs already.
+        on_cpu: the step with generated code on the CPU, which runs already.
     """
-    ready = {} if on_cpu is None else {"cpu": on_cpu}
     devices = _devices_with_code()
-    steps = [  # they run beside the rest
-        ready.pop(device) if device in ready else StepElsewhere("inductor", device) for device in devices
-    ]
-    for step in ready.values():
-        step.stop()
+    if "cpu" not in devices:
+        on_cpu.stop()
+    # They run beside the rest.
+    steps = [on_cpu if device == "cpu" else StepElsewhere("inductor", device) for device in devices]
     checks = (
         *check_private_names(),
         *(_code_generation(), _kernels(), _cache(), _entry_point()),

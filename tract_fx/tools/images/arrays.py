@@ -1,4 +1,4 @@
-"""The image set of one demo run, held in memory as 8-bit tensors, and its standardised form for training."""
+"""An image set, held in memory as 8-bit tensors, and its standardised form for training."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tract_fx.options import closest
 from tract_fx.tools.errors import CheckpointError
+from tract_fx.wording import listed
 
 __all__ = ["load_checkpoint"]
 
@@ -106,5 +107,4 @@ def _unwrapped(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor
 
 
 def _named(names: list[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return f"{', '.join(names[:NAMED])}{more} {'is' if len(names) == 1 else 'are'}"
+    return f"{listed(names, NAMED)} {'is' if len(names) == 1 else 'are'}"

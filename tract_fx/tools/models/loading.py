@@ -25,8 +25,7 @@ def load_model(spec: str, *, allocate: bool = False, task: Task | None = None) -
 
     Args:
         spec: ``timm:NAME``, ``torchvision:NAME``, ``hf:NAME`` (a model type, a folder or JSON file with a configuration, or
-            a name on the Hub) or ``package.module:factory``, or
-            ``folder/file.py:factory``.
+            a name on the Hub), ``package.module:factory`` or ``folder/file.py:factory``.
         allocate: whether the model must hold memory. Otherwise it is made on ``meta``, where a model of any size takes none,
             if its constructor can do that.
         task: classes and images that a classifier is made for; None for the model as it is. A function of the user's is told

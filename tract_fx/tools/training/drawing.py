@@ -5,14 +5,16 @@ Pictures are drawn on `Figure` objects directly, so that no global pyplot state 
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-__all__ = ["PLAIN_LINE", "SWEEP_COLOURS", "TRACT_LINE", "finite", "new_figure"]
+__all__ = ["PLAIN_LINE", "SWEEP_COLOURS", "TRACT_LINE", "new_figure", "write_record"]
 
 DPI = 150
 # Blue and vermillion of Okabe and Ito's palette stay apart under every common colour blindness; the dashes also
@@ -30,12 +32,16 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def finite(value: Any) -> Any:
-    """The same record with None for infinities and NaN, which JSON lacks."""
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Write a record as JSON, with null for infinities and NaN, which JSON lacks."""
+    path.write_text(json.dumps(_finite(record), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _finite(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: finite(item) for key, item in value.items()}
+        return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
+        return [_finite(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from torch import Tensor
 
+from tract_fx.tools.training.console import say
+
 __all__ = ["Watcher", "watching"]
 
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -55,8 +57,7 @@ class LineWatcher:
 
     def epoch(self, label: str, number: int, loss: float, accuracy: float) -> None:
         """Print the numbers of the epoch."""
-        line = f"{label}  {_status(number, loss, accuracy)}"
-        self._console.print(line, highlight=False, soft_wrap=True, markup=False)
+        say(self._console, f"{label}  {_status(number, loss, accuracy)}")
 
 
 @contextmanager
