@@ -5,11 +5,21 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator
 
+import torch
 from torch.fx import Node
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from tract_fx.passes.joint_graph import JointGraph, Role, is_condition, is_tensor_node, target_of
 
-__all__ = ["Dependence", "FirstParameterUse", "dependences", "first_parameter_use", "is_random", "operands"]
+__all__ = [
+    "Dependence",
+    "FirstParameterUse",
+    "dependences",
+    "first_parameter_use",
+    "is_random",
+    "operands",
+    "reads_values",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +75,13 @@ NOTHING = Dependence()
 FROM_CONSTANT_TABLE = Dependence(from_constant_table=True)
 # Operators that take values from their first argument at indices.
 _LOOKUPS = ("embedding", "index", "index_select", "gather", "take")
-# Operators that draw numbers; those that draw masks or disturb a tensor (dropout, bernoulli) are not among them.
-_RANDOM = ("rand", "rand_like", "randint", "randint_like", "randn", "randn_like", "randperm")
+# Operators that draw numbers, of tensors that they read only the shape; those that draw masks or disturb a tensor (dropout,
+# bernoulli, poisson) are not among them. Methods are those of Dynamo's graphs.
+_RANDOM = ("rand", "rand_like", "randint", "randint_like", "randn", "randn_like", "randperm", "prims.normal",
+           "normal_functional", "uniform", "exponential", "log_normal", "cauchy", "geometric",
+           "normal_", "uniform_", "exponential_", "log_normal_", "cauchy_", "geometric_")  # fmt: skip
+# One that draws numbers around those of a tensor, or of a number.
+_RANDOM_AROUND = ("normal",)
 _COMPARISONS = ("ge", "gt", "le", "lt")
 _OF_ROLE = {
     Role.DATA: Dependence(data=True),
@@ -88,6 +103,7 @@ class FirstParameterUse:
 def dependences(joint: JointGraph) -> dict[Node, Dependence]:
     """Dependence of every input and of every forward node that holds a tensor. Sizes carry none."""
     found: dict[Node, Dependence] = {}
+    noise: set[Node] = set()
     for node, graph_input in joint.input_of.items():
         if graph_input.role is Role.PARAMETER:
             found[node] = Dependence(trainable=True, parameters=frozenset((graph_input.name,)))
@@ -95,23 +111,67 @@ def dependences(joint: JointGraph) -> dict[Node, Dependence]:
             found[node] = _OF_ROLE[graph_input.role]
     for node in joint.forward_nodes:
         if is_tensor_node(node):
-            found[node] = _of_node(node, found)
+            found[node] = _of_node(node, found, noise)
+            if _is_noise(node, found, noise):
+                noise.add(node)
     return found
 
 
-def _of_node(node: Node, found: dict[Node, Dependence]) -> Dependence:
+def _of_node(node: Node, found: dict[Node, Dependence], noise: set[Node]) -> Dependence:
     if _is_lookup(node, found):
         return FROM_CONSTANT_TABLE
     if is_random(node):
-        return _OF_ROLE[Role.CONDITION if is_condition(node.meta["val"]) else Role.DATA]
+        drawn = _OF_ROLE[Role.CONDITION if is_condition(node.meta["val"]) else Role.DATA]
+        return drawn | _union(operands(node, found)) if reads_values(node) else drawn
     if target_of(node) in _COMPARISONS and any(map(is_random, node.all_input_nodes)):
         return NOTHING  # a mask, as of dropout
+    if _arranges_noise(node, noise):
+        return _OF_ROLE[Role.DATA]
+    if _disturbs_weight(node, found, noise):
+        return _union(found[operand] for operand in node.all_input_nodes if operand in found and operand not in noise)
     return _union(operands(node, found))
 
 
 def is_random(node: Node) -> bool:
     """Whether a node draws numbers, which then count like numbers that are an input of the graph."""
-    return node.op == "call_function" and target_of(node) in _RANDOM
+    return node.op in ("call_function", "call_method") and target_of(node) in (*_RANDOM, *_RANDOM_AROUND)
+
+
+def reads_values(node: Node) -> bool:
+    """Whether a node that draws numbers draws them around the values of tensors, and does not only take their shape."""
+    return target_of(node) in _RANDOM_AROUND
+
+
+def _is_noise(node: Node, found: dict[Node, Dependence], noise: set[Node]) -> bool:
+    """Whether a value is made of random numbers and constants alone."""
+    made_of = [operand for operand in node.all_input_nodes if found.get(operand, NOTHING) != NOTHING]
+    if is_random(node):
+        return not reads_values(node) or noise.issuperset(made_of)
+    return found[node] != NOTHING and bool(made_of) and noise.issuperset(made_of)
+
+
+def _arranges_noise(node: Node, noise: set[Node]) -> bool:
+    """Whether random numbers that were drawn in a row, as by a decomposition, become several for each sample."""
+    if len(node.all_input_nodes) != 1 or node.all_input_nodes[0] not in noise:
+        return False
+    before, after = node.all_input_nodes[0].meta["val"], node.meta["val"]
+    same = is_condition(before) and not is_condition(after)
+    return same and statically_known_true(before.numel() == after.numel())
+
+
+def _disturbs_weight(node: Node, found: dict[Node, Dependence], noise: set[Node]) -> bool:
+    """Whether random numbers are added to a weight, or multiplied with it, element by element: it stays a weight.
+
+    They do not enlarge it, as numbers that are drawn for each sample do.
+    """
+    read = [operand for operand in node.all_input_nodes if operand in found]
+    if noise.isdisjoint(read) or torch.Tag.pointwise not in getattr(node.target, "tags", ()):
+        return False
+    others = [operand for operand in read if operand not in noise and found[operand] != NOTHING]
+    shape = node.meta["val"].shape
+    return all(found[operand].is_weight for operand in others) and any(
+        operand.meta["val"].shape == shape for operand in others
+    )
 
 
 def _is_lookup(node: Node, found: dict[Node, Dependence]) -> bool:
@@ -132,7 +192,7 @@ def first_parameter_use(joint: JointGraph, found: dict[Node, Dependence]) -> Fir
     """
     for node in joint.forward_nodes:
         values = list(operands(node, found))
-        if any(value.activation for value in values):
+        if any(value.activation for value in values) or found.get(node, NOTHING).is_weight:
             continue
         starts = [
             value.data or (value.is_from_data and not joint.has_signal_elsewhere)

@@ -38,11 +38,11 @@ def weight_gradient(joint: JointGraph, call: Call) -> WeightGradient | None:
         AmbiguousGradientError: when there are backward nodes for the call but no single gradient among them.
     """
     if call.kind is Kind.CONVOLUTION:
-        return _of_convolution(call)
+        return _of_convolution(joint, call)
     return _of_product(joint, call)
 
 
-def _of_convolution(call: Call) -> WeightGradient | None:
+def _of_convolution(joint: JointGraph, call: Call) -> WeightGradient | None:
     """Output 1 of the ``convolution_backward`` that has the same input and the same weight.
 
     One that AOTAutograd has not traced as part of the backward pass is in a hand-written ``torch.autograd.Function``, which
@@ -55,9 +55,13 @@ def _of_convolution(call: Call) -> WeightGradient | None:
         and user.args[1:3] == (call.input, call.weight)
         and is_backward(user)
     ]
-    # The same weight on the same input twice: only autograd's sequence number distinguishes them.
-    if len(backwards) > 1:
-        backwards = [node for node in backwards if node.meta.get("seq_nr") == call.sequence_number]
+    twins = [user for user in call.input.users if user.args[:2] == (call.input, call.weight) and not is_backward(user)]
+    # The same weight on the same input twice: only autograd's sequence number distinguishes them. A call that is not
+    # differentiated has the number of another operation.
+    if max(len(backwards), len(twins)) > 1:
+        number = call.sequence_number
+        is_differentiated = number is not None and joint.differentiated.get(number) in call.nodes
+        backwards = [node for node in backwards if is_differentiated and node.meta.get("seq_nr") == number]
     if not backwards:
         return None
     if len(backwards) > 1:

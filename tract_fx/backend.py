@@ -299,7 +299,7 @@ class TractBackend:
         settings = self.options.with_compile_arguments(mode, options)
         frame = current_frame(gm)
         settings = dataclasses.replace(settings, layers=frame.with_aliases(settings.layers))
-        inputs = frame.named(classify(gm, example_inputs, frame.naming, frame.model), example_inputs)
+        inputs = frame.named(classify(gm, example_inputs, frame.naming, frame.caller), example_inputs)
         inputs = beside_signals(gm, inputs, frame)
         guard_names(gm, settings.layers, frame.whole)
         groups = sharing_groups(settings.process_group) if self._trains else ()
@@ -325,7 +325,7 @@ class TractBackend:
             call = watching(compiled.call) if torch.is_grad_enabled() else compiled.call
             if settings.on_unsupported != "ignore":
                 call = watching_lam(call, compiled.record, self._lam, self._warned)
-            return recording_outputs(call, outputs, frame.model)
+            return recording_outputs(call, outputs, frame.caller)
         return compiled.call
 
     @property

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from support.natural import natural_images, standardised
 from support.parts import Part, tract_warnings
 from tract_fx import TractWarning, UnsupportedLayerError, tract_backend
 
@@ -354,6 +355,48 @@ def test_no_warning_for_penalties_hooks_and_calls_of_compiled_code() -> None:
         assert arriving(model, compiled(X).sum() + 0.1 * model.stem.weight.abs().sum()) == []
         assert arriving(model, compiled(X).sum() + compiled(X.flip(1)).square().sum()) == []
         assert arriving(model, model(X).square().sum()) == []
+
+
+def stem_of_photographs() -> tuple[nn.Conv2d, Tensor]:
+    return nn.Conv2d(3, 8, 3), standardised(natural_images(8, 12))
+
+
+PENALTIES = {
+    "elastic net": lambda w, start: 0.1 * w.abs().sum() + w.square().sum(),
+    "group lasso": lambda w, start: w.flatten(1).norm(dim=1).sum(),
+    "distance from the start": lambda w, start: (w - start).square().sum(),
+    "orthogonal filters": lambda w, start: (w.flatten(1) @ w.flatten(1).T - torch.eye(8)).square().sum(),
+    "largest singular value": lambda w, start: torch.linalg.matrix_norm(w.flatten(1), 2),
+}
+
+
+@pytest.mark.parametrize("name", PENALTIES)
+def test_no_warning_for_a_penalty_in_a_training(name: str) -> None:
+    model, images = stem_of_photographs()
+    start = model.weight.detach().clone()
+    compiled = torch.compile(model, backend=tract_backend(inner="aot_eager"))
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    for _ in range(5):
+        optimizer.zero_grad()
+        assert arriving(model, compiled(images).square().mean() + 0.1 * PENALTIES[name](model.weight, start)) == []
+        optimizer.step()
+
+
+@pytest.mark.parametrize("before", ["nothing", "zero", "penalty"])
+def test_a_second_use_that_begins_later(before: str) -> None:
+    """A loss that is ramped up from zero, or one that comes beside a penalty that was there all the time."""
+    model, images = stem_of_photographs()
+    compiled = torch.compile(model, backend=tract_backend(inner="aot_eager"))
+    told = []
+    for step in range(6):
+        loss = compiled(images).square().mean()
+        if before == "penalty":
+            loss = loss + 0.01 * model.weight.square().sum()
+        if step >= 2 or before == "zero":
+            loss = loss + max(0, step - 1) * model(images.flip(3)).mean(dim=(2, 3)).square().sum()
+        told.append(arriving(model, loss))
+    assert not any(told[:2])
+    assert sum(map(len, told)) == 1
 
 
 def test_a_second_use_can_be_ignored() -> None:

@@ -106,6 +106,47 @@ def test_compiled_blocks_under_checkpointing(*, reentrant: bool, requires_grad: 
             assert_rewritten(block.fc, call, rewritten=index == 0)
 
 
+class Local(nn.Module):
+    """Blocks between which no gradient flows: each has a loss of its own, or the earlier ones only extract features."""
+
+    def __init__(self, *, no_grad: bool) -> None:
+        super().__init__()
+        self.blocks, self.no_grad = nn.ModuleList(Block() for _ in range(3)), no_grad
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden, outputs = x, []
+        for block in self.blocks:
+            with torch.set_grad_enabled(not self.no_grad or block is self.blocks[-1]):
+                hidden = block(hidden.detach())
+            outputs.append(hidden)
+        return torch.stack(outputs[-1:] if self.no_grad else outputs)
+
+    def training_step(self, x: Tensor) -> Tensor:
+        """As Lightning calls it: a generator, and a discriminator of what it has made."""
+        return self.blocks[1](self.blocks[0](x).detach())
+
+
+@pytest.mark.parametrize("no_grad", [True, False])
+@pytest.mark.parametrize("pieces", [True, False])
+def test_what_a_part_has_computed_is_no_data_for_the_next(*, no_grad: bool, pieces: bool) -> None:
+    """Detached, and computed without gradients: the same whether the model is compiled whole or by its parts."""
+    net, x = Local(no_grad=no_grad), torch.randn(20, 6)
+    for part in net.blocks if pieces else [net]:
+        part.compile(backend=tract_backend(LAM, inner="aot_eager", on_unsupported="ignore"))
+    for _ in range(2):
+        for index, block in enumerate(net.blocks):
+            if index == 2 or not no_grad:
+                assert_rewritten(block.fc, lambda: net(x), rewritten=index == 0)
+
+
+def test_what_one_network_has_made_is_data_for_another_in_a_training_step() -> None:
+    net, x = Local(no_grad=False), torch.randn(20, 6)
+    for part in net.blocks:
+        part.compile(backend=tract_backend(LAM, inner="aot_eager"))
+    for call in (lambda: net.training_step(x), lambda: net.blocks[1](x), lambda: net.training_step(x)):
+        assert_rewritten(net.blocks[1].fc, call, rewritten=True)
+
+
 def test_perturbed_data_in_a_block_under_reentrant_checkpointing() -> None:
     """What the block gets when it runs again is a detached copy of data, and no activation."""
     block, x, delta = Block(), torch.randn(20, 6), torch.zeros(20, 6, requires_grad=True)

@@ -202,6 +202,41 @@ def test_a_second_call_under_no_grad_is_nobody_s_gradient() -> None:
     assert error(found["stem.weight"], layer_gradient(twin.stem, x.double(), output.grad, LAM)) <= 1e-5
 
 
+class Targeted(nn.Module):
+    """A stem called twice on the same input: what one call returns is only looked at, or a target."""
+
+    def __init__(self, stem: nn.Module, *, grad: bool, first: bool) -> None:
+        super().__init__()
+        self.stem, self.grad, self.first = stem, grad, first
+
+    def target(self, x: Tensor) -> Tensor:
+        with torch.set_grad_enabled(self.grad):
+            return torch.tanh(self.stem(x)).detach()
+
+    def forward(self, x: Tensor) -> Tensor:
+        target = self.target(x) if self.first else None
+        found = torch.tanh(self.stem(x))
+        target = self.target(x) if target is None else target
+        return (found.square() - target).square().sum()
+
+
+@works("shared")
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d, nn.Linear])
+def test_a_second_call_on_the_same_input_without_a_gradient(kind: type[nn.Module], first: bool, grad: bool) -> None:
+    """Before or after the other call; under ``no_grad`` or detached."""
+    stem, x = (nn.Linear(8, 4), X) if kind is nn.Linear else (kind(3, 4, 3), X)
+    model, backend = Targeted(stem, grad=grad, first=first), tract_backend(LAM, inner="aot_eager")
+    found = gradients(model, [x], backend, loss=lambda value: value)
+    assert len(backend.matches) == 1
+    twin = copy.deepcopy(model).double()
+    output = twin.stem(x.double())
+    output.retain_grad()
+    (torch.tanh(output).square() - torch.tanh(output).detach()).square().sum().backward()
+    assert error(found["stem.weight"], layer_gradient(twin.stem, x.double(), output.grad, LAM)) <= 1e-5
+
+
 @works("frozen")
 def test_the_first_layer_that_trains_after_a_frozen_backbone() -> None:
     backbone = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten())

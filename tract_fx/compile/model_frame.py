@@ -40,6 +40,8 @@ class ModelFrame:
         whole: the model of which that is a part, or itself; all names are those of its ``state_dict``.
         place: qualified name of ``model`` in ``whole``.
         others: modules on the call stack of which ``model`` is a part, and itself, whose names are understood, too.
+        caller: the outermost of these that is being called, or ``model``: what one part of it has computed is no data for
+            another. A training step that calls two networks is no call of either.
     """
 
     naming: Naming
@@ -48,6 +50,7 @@ class ModelFrame:
     whole: torch.nn.Module | None = None
     place: str = ""
     others: tuple[torch.nn.Module, ...] = ()
+    caller: torch.nn.Module | None = None
 
     def named(self, inputs: Sequence[GraphInput], examples: Sequence[Any]) -> tuple[GraphInput, ...]:
         """The inputs of a graph, each parameter under a name that the ``state_dict`` of the model has for it."""
@@ -106,7 +109,7 @@ def current_frame(gm: torch.fx.GraphModule) -> ModelFrame:
         naming = naming_of_function(gm)
     naming = dataclasses.replace(naming, layers=_renamed_layers(gm, naming, whole, variables))
     place = without_wrappers(paths[model])
-    return ModelFrame(naming, frozenset().union(*map(_names, others)), model, whole, place, others)
+    return ModelFrame(naming, frozenset().union(*map(_names, others)), model, whole, place, others, _caller(others))
 
 
 def enclosing_model(model: torch.nn.Module | None) -> torch.nn.Module | None:
@@ -126,6 +129,19 @@ def _modules_around(model: torch.nn.Module) -> tuple[torch.nn.Module, ...]:
         around = _nested([found for found in process_state.callers if found is not model and _contains(found, model)])
     process_state.callers.update(around)
     return (model, *around)
+
+
+def _caller(around: Sequence[torch.nn.Module]) -> torch.nn.Module:
+    """The last of modules, the first of which is the compiled one, that is being called or computed anew."""
+    if is_in_backward_pass():
+        return around[-1]
+    running = set()
+    for module, frame in calls_of_modules():
+        if frame.f_code.co_name == "training_step":  # of Lightning, which calls it in the place of forward
+            break
+        if frame.f_code.co_name in ("_call_impl", "forward"):
+            running.add(module)
+    return next((module for module in reversed(around) if module in running), around[0])
 
 
 def _nested(modules: Sequence[torch.nn.Module]) -> list[torch.nn.Module]:

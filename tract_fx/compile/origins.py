@@ -17,7 +17,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from tract_fx import compat, process_state
-from tract_fx.passes.dependence import is_random
+from tract_fx.passes.dependence import is_random, reads_values
 from tract_fx.passes.joint_graph import GraphInput, Role, is_condition
 
 __all__ = [
@@ -251,6 +251,9 @@ def outputs_of(gm: GraphModule, inputs: Iterable[GraphInput]) -> Outputs:
 def _made_of(node: Node, made: dict[Node, frozenset[Role]]) -> frozenset[Role]:
     """The roles of the inputs, and of random numbers, from which a node computes its value."""
     value = node.meta.get("example_value")
+    drawn: frozenset[Role] = frozenset()
     if is_random(node) and isinstance(value, torch.Tensor):
-        return frozenset((Role.CONDITION if is_condition(value) else Role.DATA,))
-    return frozenset().union(*(made.get(operand, frozenset()) for operand in node.all_input_nodes))
+        drawn = frozenset((Role.CONDITION if is_condition(value) else Role.DATA,))
+        if not reads_values(node):
+            return drawn
+    return drawn.union(*(made.get(operand, frozenset()) for operand in node.all_input_nodes))

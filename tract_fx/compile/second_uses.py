@@ -2,8 +2,10 @@
 
 Such code adds a plain gradient to the new one. A hook on the backward pass of each compiled graph keeps the gradient that it
 computed for a rewritten weight; one on the weight compares it with the one that arrives, by identity: a sum is another
-tensor. No value is read, and no device is waited for, before they differ for the first time. Where several graphs, or
-several calls of one, compute gradients of a weight in one backward pass, what arrives is a sum anyway, and nothing is said.
+tensor. No value is read, and no device is waited for, while they are the same. Where they differ, a penalty on the weight
+may be all, today: the first time, the second, the fourth and so on are looked at, so that a use that begins later is found,
+and the looking costs nothing. Where several graphs, or calls of one, compute gradients of a weight in one backward pass,
+what arrives is a sum anyway, and nothing is said.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ __all__ = ["watch", "watching"]
 
 # A share of the squares of a gradient that counts as rounding.
 ROUNDING = 1e-3
+# Features for each direction that a row of a penalty's gradient may have: with fewer, any gradient is near such a row.
+ENOUGH_FEATURES = 4
 
 
 class Watch:
@@ -36,8 +40,10 @@ class Watch:
     def __init__(self, name: str, parameter: torch.Tensor) -> None:
         self.name = name
         self._parameter = weakref.ref(parameter)
+        self._start = parameter.detach().clone()
         self._produced: list[torch.Tensor] = []
         self._task = -1
+        self._differed = 0
         self._told = False
 
     def produced(self, gradient: torch.Tensor) -> None:
@@ -53,10 +59,13 @@ class Watch:
         produced, self._produced = self._produced, []
         if self._told or len(produced) != 1 or produced[0] is gradient or compat.current_backward_pass() != self._task:
             return
-        self._told = True
+        self._differed += 1
         parameter = self._parameter()
-        if parameter is None or _is_penalty(gradient - produced[0], parameter.detach(), gradient):
+        if parameter is None or self._differed.bit_count() > 1:
             return
+        if is_penalty(gradient - produced[0], parameter.detach(), self._start, gradient):
+            return
+        self._told = True
         warnings.warn(
             f"TrAct is not applied to all uses of {self.name}: code that is not compiled uses it too, and adds its gradient "
             "to the new one. If that code calls the layer, compile it; if it is a penalty on the weight, nothing is wrong. "
@@ -123,11 +132,32 @@ def _watched_inputs(node: Any) -> list[tuple[int, weakref.ref[Watch]]]:
     return found
 
 
-def _is_penalty(extra: torch.Tensor, weight: torch.Tensor, gradient: torch.Tensor) -> bool:
-    """Whether a gradient is that of a usual penalty on the weight: a multiple of the weight, or of its signs, or nothing."""
-    extra, weight = extra.double().flatten(), weight.double().flatten()
+def is_penalty(extra: torch.Tensor, weight: torch.Tensor, start: torch.Tensor, gradient: torch.Tensor) -> bool:
+    """Whether a gradient is that of a usual penalty on the weight, or nothing.
+
+    For each output, penalties on the weight, its size, its signs or its distance from the start have a gradient made of the
+    weight, its signs and that distance; penalties on products of outputs, as for orthogonality, have one made of all
+    outputs' weights. What data make is neither.
+
+    Args:
+        extra: the gradient that is looked at.
+        weight: in the same shape.
+        start: the weight when it was first seen.
+        gradient: of everything, which says what is nothing.
+    """
+    outputs = len(weight) if weight.dim() > 1 else 1
+    extra, weight, start = (item.to(torch.float64).reshape(outputs, -1) for item in (extra, weight, start))
     size = extra.norm()
-    if not size > 1e-6 * gradient.double().norm():
+    if not size > 1e-6 * gradient.to(torch.float64).norm():
         return True
-    alike = [torch.dot(extra, other) / (size * other.norm()) for other in (weight, weight.sign())]
-    return any(bool(abs(cosine) > 1 - ROUNDING) for cosine in alike)
+    own, features = torch.stack([weight, weight.sign(), weight - start], 2), weight.shape[1]
+    if ENOUGH_FEATURES * own.shape[2] > features:  # so few that the outputs are taken together
+        return _is_in(extra.flatten()[None], own.flatten(0, 1)[None], size)
+    return _is_in(extra, own, size) or (2 * outputs <= features and _is_in(extra, weight.T[None], size))
+
+
+def _is_in(rows: torch.Tensor, span: torch.Tensor, size: torch.Tensor) -> bool:
+    """Whether rows lie in the spans of columns, but for rounding: ``(rows, features)`` and ``(rows or 1, features, n)``."""
+    directions = torch.linalg.qr(span).Q
+    left = rows[:, :, None] - directions @ (directions.mT @ rows[:, :, None])
+    return bool(left.norm() ** 2 < ROUNDING * size**2)
