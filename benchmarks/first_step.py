@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.lines import emit
 from benchmarks.models import WORKLOADS
 from benchmarks.sides import SIDES, Precision, training_step
 from benchmarks.throughput import timed
@@ -45,11 +46,7 @@ def main() -> None:
         return
     for name in arguments.workloads or WORKLOADS:
         runs = [{side: fresh(name, side, arguments.device) for side in COMPARED} for _ in range(arguments.repeat)]
-        line = json.dumps(record(name, runs, arguments.device))
-        print(line, flush=True)
-        if arguments.out:
-            with arguments.out.open("a") as file:
-                file.write(line + "\n")
+        emit(record(name, runs, arguments.device), arguments.out)
 
 
 def record(name: str, runs: list[dict[str, dict[str, float]]], device: str) -> dict[str, Any]:

@@ -21,7 +21,6 @@ beyond its input, in a process of its own.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import statistics
 import subprocess
@@ -34,6 +33,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from benchmarks.lines import emit
 from tract_fx.environment import environment
 from tract_fx.ops.gram import gram
 from tract_fx.ops.patches import LINEAR, PatchGeometry, unfold_patches
@@ -86,11 +86,7 @@ def main() -> None:
     for name in arguments.cases or CASES:
         for dtype in DTYPES[arguments.device]:
             record = measure(name, arguments.device, dtype, arguments.repeats, speeds)
-            line = json.dumps({**record, **environment(arguments.device), "threads": torch.get_num_threads()})
-            print(line, flush=True)
-            if arguments.out:
-                with arguments.out.open("a") as file:
-                    file.write(line + "\n")
+            emit({**record, **environment(arguments.device), "threads": torch.get_num_threads()}, arguments.out)
 
 
 def measure(name: str, device: str, dtype: str, repeats: int, speeds: dict[str, float]) -> dict[str, Any]:

@@ -16,9 +16,7 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import math
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.lines import emit
 from tract_fx import reference, tract_backend
 from tract_fx.environment import environment
 
@@ -61,12 +60,7 @@ def main() -> None:
     parser.add_argument("--inner", default="inductor", help="the compiler (default: inductor)")
     arguments = parser.parse_args()
     for record in records(arguments.inner):
-        line = json.dumps(record)
-        sys.stdout.write(line + "\n")
-        sys.stdout.flush()
-        if arguments.out:
-            with arguments.out.open("a") as file:
-                file.write(line + "\n")
+        emit(record, arguments.out)
 
 
 def records(inner: str) -> Iterator[dict[str, Any]]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import statistics
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from unittest import mock
 
 import torch
 
+from benchmarks.lines import emit
 from benchmarks.models import WORKLOADS
 from benchmarks.sides import Precision, training_step
 from benchmarks.throughput import timed
@@ -41,11 +41,7 @@ def main() -> None:
     add("--out", type=Path, help="file to which JSON lines are appended")
     arguments = parser.parse_args()
     for name in arguments.workloads or ("resnet18-cifar", "vit-cifar"):
-        line = json.dumps(measure(name, arguments.rounds, arguments.batch))
-        print(line, flush=True)
-        if arguments.out:
-            with arguments.out.open("a") as file:
-                file.write(line + "\n")
+        emit(measure(name, arguments.rounds, arguments.batch), arguments.out)
 
 
 def measure(name: str, rounds: int, batch: int) -> dict[str, Any]:

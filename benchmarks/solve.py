@@ -16,7 +16,6 @@ Cholesky factorisation in the Frobenius norm (null when not finite).
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.lines import emit
 from benchmarks.throughput import timed
 from tract_fx.environment import environment
 from tract_fx.ops.gram import gram
@@ -93,11 +93,7 @@ def main() -> None:
     arguments = parser.parse_args()
     for stem in STEMS:
         for scale in SCALES:
-            line = json.dumps({**measure(stem, scale, arguments.repeats), **environment("cpu")})
-            print(line, flush=True)
-            if arguments.out:
-                with arguments.out.open("a") as file:
-                    file.write(line + "\n")
+            emit({**measure(stem, scale, arguments.repeats), **environment("cpu")}, arguments.out)
 
 
 def measure(stem: str, scale: str, repeats: int) -> dict[str, Any]:

@@ -11,7 +11,6 @@ and the ratio of each to the compiled plain step of its round is taken; the repo
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import time
@@ -21,6 +20,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.lines import emit
 from benchmarks.models import WORKLOADS
 from benchmarks.sides import SIDES, Precision, training_step
 from tract_fx.environment import environment
@@ -52,11 +52,7 @@ def main() -> None:
     for name in arguments.workloads or WORKLOADS:
         sizes = arguments.rounds, arguments.device, arguments.batch
         record = measure(name, arguments.sides, *sizes, precision, arguments.clock)
-        line = json.dumps(record)
-        print(line, flush=True)
-        if arguments.out:
-            with arguments.out.open("a") as file:
-                file.write(line + "\n")
+        emit(record, arguments.out)
 
 
 def measure(

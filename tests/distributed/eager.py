@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
 from typing import Any
 
 import torch
 
+from support.parts import tract_warnings
 from tests.distributed.processes import process_group
 from tests.distributed.training import ENGINES, RATE, Case, _whole, mean_loss
-from tract_fx import LamScheduler, TractWarning, apply_tract
+from tract_fx import LamScheduler, apply_tract
 
 
 def train(
@@ -33,8 +33,7 @@ def train(
         backend: another backend, to compile the wrapped model with.
         steps_before: for each rank, how often its schedule has stepped; ``lam`` is that of ``case`` after two steps.
     """
-    with process_group(rank, size, port) as world, warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", TractWarning)
+    with process_group(rank, size, port) as world, tract_warnings() as messages:
         group = world if given == "world" else given
         model = apply_tract(case.make(), case.layers, case.lam, relative=case.relative, process_group=group)
         if any(steps_before):
@@ -55,5 +54,4 @@ def train(
                 {name: _whole(item.grad) for name, item in engine.module.named_parameters() if item.grad is not None}
             )
             optimizer.step()
-        messages = [str(item.message) for item in caught if issubclass(item.category, TractWarning)]
-        return {"steps": steps, "warnings": messages}
+    return {"steps": steps, "warnings": messages}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from support.parts import tract_warnings
 from tests.distributed.processes import process_group
-from tract_fx import TractWarning, tract_backend
+from tract_fx import tract_backend
 
 BATCHES = 2
 
@@ -35,8 +35,7 @@ def train_stage(rank: int, size: int, port: int) -> dict[str, Any]:
     """Two steps; the gradients of the last one are those of the process's own stage."""
     from torch.distributed.pipelining import PipelineStage, Schedule1F1B
 
-    with process_group(rank, size, port), warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", TractWarning)
+    with process_group(rank, size, port), tract_warnings() as messages:
         stages, x = stages_and_data()
         model, backend = stages[rank], tract_backend(inner="aot_eager")
         model.compile(backend=backend)
@@ -47,8 +46,8 @@ def train_stage(rank: int, size: int, port: int) -> dict[str, Any]:
             optimizer.zero_grad()
             schedule.step(x) if rank == 0 else schedule.step(target=torch.zeros(8, 3))
             optimizer.step()
-        return {
-            "gradients": {name: item.grad.clone() for name, item in model.named_parameters()},
-            "matches": [match.weight for match in backend.matches],
-            "warnings": [str(item.message) for item in caught if issubclass(item.category, TractWarning)],
-        }
+    return {
+        "gradients": {name: item.grad.clone() for name, item in model.named_parameters()},
+        "matches": [match.weight for match in backend.matches],
+        "warnings": messages,
+    }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from typing import Any
 
 import torch
@@ -12,8 +11,9 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_modul
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 from support.oracle import squared
+from support.parts import tract_warnings
 from tests.distributed.processes import process_group
-from tract_fx import TractWarning, tract_backend
+from tract_fx import tract_backend
 
 
 class Perceptron(nn.Module):
@@ -39,8 +39,7 @@ PLANS = {
 
 def tensor_parallel(rank: int, size: int, port: int, plan: str, inner: str, on_unsupported: str) -> dict[str, Any]:
     """One step; gradients are put together."""
-    with process_group(rank, size, port), warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", TractWarning)
+    with process_group(rank, size, port), tract_warnings() as messages:
         mesh = distributed.init_device_mesh("cpu", (size,))
         model, x = model_and_data()
         parallelize_module(model, mesh, {name: style() for name, style in PLANS[plan].items()})
@@ -58,5 +57,5 @@ def tensor_parallel(rank: int, size: int, port: int, plan: str, inner: str, on_u
                 whole = item.grad.full_tensor() if isinstance(item.grad, DTensor) else item.grad
                 found["gradients"][name] = copy.deepcopy(whole.detach())
         found["matches"] = [str(match) for match in backend.matches]
-        found["warnings"] = [str(item.message) for item in caught if issubclass(item.category, TractWarning)]
-        return found
+    found["warnings"] = messages
+    return found

@@ -25,7 +25,7 @@ CASES = {
     "ddp, relative lam": Case("ddp outside", "linear", relative=True),
     "zero": Case("ddp zero"),
     "fsdp": Case("fsdp root"),
-    "fsdp, the layer is a unit of its own": Case("fsdp own unit"),
+    "fsdp, the layer is a unit of its own": Case("fsdp stem", "conv"),
 }
 
 

@@ -160,7 +160,7 @@ def test_without_the_argument_each_process_has_a_covariance_of_its_own(two: Proc
 
 def test_a_first_layer_that_is_a_unit_of_its_own(two: Processes) -> None:
     """No process compiles it, and none waits for another; it trains plain, and each says so."""
-    case = Case("fsdp own unit")
+    case = Case("fsdp stem", "conv")
     for result in two.run(train, case):
         (message,) = result["warnings"]
         assert "TrAct is not applied" in message

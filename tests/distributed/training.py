@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -16,8 +15,9 @@ from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.parallel import DistributedDataParallel
 
 from support.oracle import squared, tract_gradients
+from support.parts import Part, tract_warnings
 from tests.distributed.processes import process_group
-from tract_fx import TractWarning, tract_backend
+from tract_fx import tract_backend
 
 LAM, RATE, STEPS = 0.1, 0.01, 3
 
@@ -31,17 +31,6 @@ class Net(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(torch.tanh(self.stem(x)).flatten(1))
-
-
-class Stem(nn.Module):
-    """A layer inside of a module of the user's, as FSDP2 wants it."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layer(x)
 
 
 class Unused(Net):
@@ -68,7 +57,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str]] = {
     "grouped": (lambda: Net(nn.Conv2d(4, 6, 3, stride=2, groups=2), nn.Linear(6 * 12, 3)), (4, 9, 8), "stem"),
     # Four rows a process and six features: one process alone would take the dual form.
     "linear": (lambda: Net(nn.Linear(6, 4), nn.Linear(4, 3)), (6,), "stem"),
-    "stem": (lambda: Net(Stem(nn.Conv2d(3, 4, 3)), nn.Linear(4 * 42, 3)), (3, 9, 8), "stem.layer"),
+    "stem": (lambda: Net(Part(nn.Conv2d(3, 4, 3)), nn.Linear(4 * 42, 3)), (3, 9, 8), "stem.layer"),
     "transposed": (lambda: Net(nn.ConvTranspose2d(4, 3, 3, 2, 1), nn.Linear(3 * 63, 3)), (4, 4, 5), "stem"),
     "two stems": (TwoStems, (3, 9, 8), "stem"),
     "unused": (lambda: Unused(nn.Conv2d(3, 4, 3), nn.Linear(4 * 42, 3)), (3, 9, 8), "stem"),
@@ -197,13 +186,7 @@ def fsdp_root(model: nn.Module, compiled: Callable[[nn.Module], Any]) -> Engine:
 
 
 def fsdp_stem(model: nn.Module, compiled: Callable[[nn.Module], Any]) -> Engine:
-    fully_shard(model.stem, mesh=_mesh())
-    fully_shard(model, mesh=_mesh())
-    return Engine(compiled(model), model)
-
-
-def fsdp_own_unit(model: nn.Module, compiled: Callable[[nn.Module], Any]) -> Engine:
-    """The layer is torch.nn's own, and so is its frame, which Dynamo skips."""
+    """FSDP2 wants the layer inside of a module of the user's: of torch.nn's own layer Dynamo skips the frame."""
     fully_shard(model.stem, mesh=_mesh())
     fully_shard(model, mesh=_mesh())
     return Engine(compiled(model), model)
@@ -228,7 +211,6 @@ ENGINES = {
     "ddp zero": ddp_zero,
     "fsdp root": fsdp_root,
     "fsdp stem": fsdp_stem,
-    "fsdp own unit": fsdp_own_unit,
     "hsdp": hsdp,
 }
 
@@ -243,8 +225,7 @@ def train(rank: int, size: int, port: int, case: Case, given: str | None = "ddp"
         case: what to train.
         given: as ``process_group``; ``"world"`` for the default group itself, ``"by name"`` for the backend's name.
     """
-    with process_group(rank, size, port) as world, warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", TractWarning)
+    with process_group(rank, size, port) as world, tract_warnings() as messages:
         backend = tract_backend(
             case.lam,
             inner=case.inner,
@@ -268,12 +249,7 @@ def train(rank: int, size: int, port: int, case: Case, given: str | None = "ddp"
                 {name: _whole(item.grad) for name, item in engine.module.named_parameters() if item.grad is not None}
             )
             optimizer.step()
-        return {
-            "steps": steps,
-            "matches": backend.matches,
-            "graphs": len(backend._records),
-            "warnings": [str(item.message) for item in caught if issubclass(item.category, TractWarning)],
-        }
+    return {"steps": steps, "matches": backend.matches, "graphs": len(backend._records), "warnings": messages}
 
 
 def _whole(gradient: Tensor) -> Tensor:

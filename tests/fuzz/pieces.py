@@ -9,15 +9,15 @@ from __future__ import annotations
 import copy
 import dataclasses
 import random
-import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tract_fx import TractWarning, reference, tract_backend
+from tests.support.oracle import closed_forms
+from tests.support.parts import tract_warnings
+from tract_fx import tract_backend
 
 from .check import FuzzError
 
@@ -319,10 +319,8 @@ def _problems(seed: int, way: Way) -> list[str]:
     }
     backend = tract_backend(LAM, inner="aot_eager")
     # With breaks, one frame is compiled for every piece.
-    with torch._dynamo.config.patch(recompile_limit=64), warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with torch._dynamo.config.patch(recompile_limit=64), tract_warnings() as said:
         problems = _run(way, net, _compile(way, net, backend), x, 0.1 * delta, expected)
-    said = [str(item.message) for item in caught if issubclass(item.category, TractWarning)]
     found, wanted = {match.weight for match in backend.matches}, _names(way, net)
     # Dynamo runs the code of one stem for the other where it sees no difference; gradients show that both are rewritten.
     complete = found == wanted if way.compiled == "whole" else bool(found) == bool(wanted)
@@ -412,36 +410,22 @@ def _rounding(net: Net, x: Tensor) -> dict[str, float]:
     return {name: 2 * size for name, size in _errors(*gradients, allowed=-1.0).items()}
 
 
-def _gradients(net: Net, x: Tensor) -> dict[str, Tensor]:
-    """Plain gradients of the parameters and of the data, with the random numbers of the network's seed."""
+def _gradients(net: Net, x: Tensor, first: Sequence[str] = ()) -> dict[str, Tensor]:
+    """Gradients of the parameters and of the data, eagerly, with the random numbers of the network's seed.
+
+    Those of the layers in ``first`` are in closed form, summed over their calls.
+    """
     data = x.clone().requires_grad_()
-    torch.manual_seed(net.seed)
-    loss(net(data)).backward()
-    return {name: parameter.grad for name, parameter in net.named_parameters()} | {"<data>": data.grad}
+
+    def step() -> Tensor:
+        torch.manual_seed(net.seed)
+        return loss(net(data))
+
+    closed = closed_forms(net, first, step, LAM)
+    plain = {name: parameter.grad for name, parameter in net.named_parameters()}
+    return plain | {f"{name}.weight": gradient for name, gradient in closed.items()} | {"<data>": data.grad}
 
 
 def _oracle(net: Net, x: Tensor, first: Sequence[str]) -> dict[str, Tensor]:
-    """All gradients in float64, without a compiler: those of the first layers in closed form, summed over their calls."""
-    twin = copy.deepcopy(net).double()
-    calls: list[tuple[str, Tensor, Tensor]] = []
-    for name in first:
-        twin.get_submodule(name).register_forward_hook(_recording(name, calls))
-    gradients = _gradients(twin, x.double())
-    for name in first:
-        parts = [_closed_form(twin.get_submodule(name), *call[1:]) for call in calls if call[0] == name]
-        gradients[f"{name}.weight"] = torch.stack(parts).sum(0)
-    return gradients
-
-
-def _recording(name: str, calls: list[tuple[str, Tensor, Tensor]]) -> Callable[[nn.Module, Any, Tensor], None]:
-    def hook(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
-        output.retain_grad()
-        calls.append((name, arguments[0].detach(), output))
-
-    return hook
-
-
-def _closed_form(layer: nn.Module, x: Tensor, output: Tensor) -> Tensor:
-    if isinstance(layer, nn.Linear):
-        return reference.linear_gradient(x, output.grad, LAM)
-    return reference.conv_gradient(x, output.grad, layer.weight, LAM, stride=layer.stride, padding=layer.padding)
+    """All gradients in float64, without a compiler."""
+    return _gradients(copy.deepcopy(net).double(), x.double(), first)

@@ -8,7 +8,6 @@ import itertools
 import linecache
 import sys
 import types
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tract_fx import TractWarning
+from tests.support.layouts import laid_out
+from tests.support.parts import tract_warnings
 
 from .network import Case
 from .oracle import Oracle, convolve
@@ -62,8 +62,7 @@ def train_by_oracle(case: Case, seed: int, exact: bool = True, with_lam: bool = 
 def _run(case: Case, seed: int, model: nn.Module, call: Callable[..., Any], holder: Any, exact: bool = False) -> Run:
     """All steps; ``holder`` is what ``lam`` is set on between them."""
     run = Run([])
-    with warnings.catch_warnings(record=True) as caught, torch.random.fork_rng(devices=[]):
-        warnings.simplefilter("always")
+    with tract_warnings() as run.warned, torch.random.fork_rng(devices=[]):
         try:
             for step, (batch, lam) in enumerate(zip(case.batches, case.lams, strict=True)):
                 if step and getattr(holder, "lam", None) is not None:
@@ -73,7 +72,6 @@ def _run(case: Case, seed: int, model: nn.Module, call: Callable[..., Any], hold
                 run.steps.append(_step(case, model, call, _arguments(case, seed, step, batch, exact)))
         except Exception as failure:
             run.failure = failure
-    run.warned = [str(item.message) for item in caught if issubclass(item.category, TractWarning)]
     return run
 
 
@@ -151,15 +149,4 @@ def _argument(item: Input, batch: int, dtype: str, generator: torch.Generator) -
         x = torch.randint(0, 256, shape, generator=generator).to(torch.uint8)
     else:
         x = torch.randn(shape, generator=generator).to(getattr(torch, dtype))
-    return _laid_out(x, item.layout)
-
-
-def _laid_out(x: Tensor, layout: str) -> Tensor:
-    """``x`` with the same values and other strides."""
-    if layout == "channels last" and x.dim() == 4:
-        return x.contiguous(memory_format=torch.channels_last)
-    if layout == "strided":
-        return torch.stack([x, x], dim=-1)[..., 0]
-    if layout == "transposed":
-        return x.transpose(0, -1).contiguous().transpose(0, -1)
-    return x
+    return laid_out(x, item.layout)

@@ -5,12 +5,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from support.patch_shapes import Layer, layers, sliced_patches
+from support.patch_shapes import Layer, expected_gram, layers, sliced_patches, square
+from support.triton_sums import triton_gram
 from tract_fx import TractWarning
 from tract_fx.ops import gram as module
 from tract_fx.ops.gpu import launch, verification
 from tract_fx.ops.gpu.configs import candidates
-from tract_fx.ops.gpu.launch import Device, is_triton_usable, plan, triton_gram
+from tract_fx.ops.gpu.launch import Device, is_triton_usable, plan
 from tract_fx.ops.gradient import sums_of
 from tract_fx.ops.gram import gram, patch_gram
 from tract_fx.ops.patches import LINEAR, PatchGeometry
@@ -20,11 +21,6 @@ from tract_fx.ops.solve import primal_gradient
 pytestmark = pytest.mark.filterwarnings("error::tract_fx.TractWarning")
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
-
-
-def square(kernel: int, stride: int, padding: int, dilation: int = 1, groups: int = 1) -> PatchGeometry:
-    return PatchGeometry((kernel,) * 2, (stride,) * 2, (padding,) * 2, (dilation,) * 2, groups)
-
 
 CASES = {
     "1x1": ((8, 3, 32, 32), square(1, 1, 0)),
@@ -49,11 +45,6 @@ CASES = {
 def pixels(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     generator = torch.Generator("cuda").manual_seed(0)
     return torch.randint(0, 256, shape, generator=generator, device="cuda").to(dtype)
-
-
-def expected_gram(input: torch.Tensor, geometry: PatchGeometry) -> torch.Tensor:
-    rows = sliced_patches(input, geometry).double()
-    return rows.mT @ rows
 
 
 def layouts(input: torch.Tensor) -> list[torch.Tensor]:
@@ -124,14 +115,6 @@ def test_standardised_pixels(dtype: torch.dtype) -> None:
     found, expected = gram(input, geometry), expected_gram(input, geometry)
     is_exact = dtype == torch.float64 or (dtype == torch.float32 and Device.of(input).has_fast_float64)
     assert (found - expected).abs().max() <= (1e-13 if is_exact else 1e-6) * expected.abs().max()
-
-
-@pytest.mark.parametrize("products", ["tf32x3", "ieee"])
-def test_cheaper_products_on_request(products: str) -> None:
-    shape, geometry = CASES["3x3"]
-    input = torch.randn(shape, device="cuda")
-    found, expected = triton_gram(input, geometry, products=products), expected_gram(input, geometry)
-    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
 @pytest.mark.parametrize("exponent", [-100, 100])

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from support.generated import examples
+from support.layouts import LAYOUTS, laid_out
 from support.marks import codegen
 from support.oracle import error, tract_gradients
 from support.training import gradients
@@ -22,20 +23,6 @@ THROUGH_INDUCTOR = settings(
 )  # fmt: skip
 
 
-def layouts(x: torch.Tensor, layout: str) -> torch.Tensor:
-    """``x`` with the same values and other strides."""
-    if layout == "channels last" and x.dim() == 4:
-        return x.to(memory_format=torch.channels_last)
-    if layout == "strided":
-        return torch.stack([x, x], dim=-1)[..., 0]
-    if layout == "transposed":
-        return x.transpose(0, -1).contiguous().transpose(0, -1)
-    return x
-
-
-LAYOUTS = st.sampled_from(["contiguous", "channels last", "strided", "transposed"])
-
-
 @st.composite
 def convolutions(draw: st.DrawFn) -> tuple[nn.Module, torch.Tensor]:
     dims = draw(st.integers(1, 3))
@@ -49,7 +36,7 @@ def convolutions(draw: st.DrawFn) -> tuple[nn.Module, torch.Tensor]:
     layer = CONVOLUTIONS[dims](channels, outputs, kernel, stride, padding, dilation, groups, bias=draw(st.booleans()))
     sizes = [d * (k - 1) + 1 + draw(st.integers(0, 4)) for k, d in zip(kernel, dilation, strict=True)]
     x = torch.randn(draw(st.integers(1, 4)), channels, *sizes)
-    return layer, layouts(x, draw(LAYOUTS))
+    return layer, laid_out(x, draw(st.sampled_from(LAYOUTS)))
 
 
 @st.composite
@@ -58,7 +45,7 @@ def linears(draw: st.DrawFn) -> tuple[nn.Module, torch.Tensor]:
     leading = draw(st.lists(st.integers(1, 7), min_size=0, max_size=3))
     layer = nn.Linear(features, draw(st.integers(1, 5)), bias=draw(st.booleans()))
     x = torch.randn(*leading, features)
-    return layer, layouts(x, draw(LAYOUTS)) if leading else x
+    return layer, laid_out(x, draw(st.sampled_from(LAYOUTS))) if leading else x
 
 
 def check(layer: nn.Module, x: torch.Tensor, inner: str) -> None:

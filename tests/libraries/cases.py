@@ -20,6 +20,7 @@ from .trial import Side, Trial
 __all__ = ["CASES", "Case"]
 
 BATCH, CLASSES = 8, 4
+Data = Callable[[], tuple[Tensor, Tensor]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,10 +79,15 @@ def images(count: int = BATCH, size: int = 12) -> tuple[Tensor, Tensor]:
     return pixels, torch.randint(CLASSES, (count,), generator=generator)
 
 
-def steps(model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> Iterator[None]:
+def rows() -> tuple[Tensor, Tensor]:
+    """Rows of 64 features, and labels."""
+    return torch.randn(BATCH, 64, generator=torch.Generator().manual_seed(1)), images()[1]
+
+
+def steps(model: nn.Module, optimizer: torch.optim.Optimizer | None = None, data: Data = images) -> Iterator[None]:
     """Two steps of an ordinary training."""
     optimizer = optimizer or torch.optim.SGD([item for item in model.parameters() if item.requires_grad], lr=0.1)
-    x, labels = images()
+    x, labels = data()
     for _ in range(2):
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(x), labels).backward()
@@ -89,9 +95,9 @@ def steps(model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> I
         yield
 
 
-def train(model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
+def train(model: nn.Module, optimizer: torch.optim.Optimizer | None = None, data: Data = images) -> None:
     """Two steps of an ordinary training."""
-    for _ in steps(model, optimizer):
+    for _ in steps(model, optimizer, data):
         pass
 
 
@@ -154,14 +160,10 @@ def torchao_after(trial: Trial) -> None:
     from torchao.quantization import Int8WeightOnlyConfig, quantize_
 
     model = trial.apply(nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, CLASSES)), "0")
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    x, labels = torch.randn(BATCH, 64, generator=torch.Generator().manual_seed(1)), images()[1]
-    for _ in range(2):
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(x), labels).backward()
-        optimizer.step()
+    train(model, data=rows)
     plain = remove_tract(copy.deepcopy(model))
     quantize_(plain, Int8WeightOnlyConfig())
+    x, _ = rows()
     with torch.no_grad():
         assert (plain(x) - model(x)).norm() < 0.05 * model(x).norm()
 
@@ -177,15 +179,10 @@ def torchao_qat(trial: Trial) -> None:
     base = Int8DynamicActivationIntxWeightConfig(weight_dtype=torch.int4, weight_granularity=PerGroup(32))
     quantize_(model, QATConfig(base, step="prepare"))
     trial.apply(model, "0")
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    x, labels = torch.randn(BATCH, 64, generator=torch.Generator().manual_seed(1)), images()[1]
-    for _ in range(2):
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(x), labels).backward()
-        optimizer.step()
+    train(model, data=rows)
     quantize_(remove_tract(model), QATConfig(base, step="convert"))
     with torch.no_grad():
-        assert model(x).isfinite().all()
+        assert model(rows()[0]).isfinite().all()
 
 
 @case(

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from support.parts import tract_warnings
 from tract_fx import TractWarning, tract_backend
 
 
@@ -221,12 +222,11 @@ class Joint(nn.Module):
 def said_in_a_loop(cell: nn.Module, state: Tensor) -> list[str]:
     torch._dynamo.reset()
     cell.compile(backend=tract_backend(inner="aot_eager"))
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", TractWarning)
+    with tract_warnings() as messages:
         for _ in range(3):
             state = cell(torch.randn(9, 5), state)
         state.square().mean().backward()
-    return [str(item.message) for item in caught if issubclass(item.category, TractWarning)]
+    return messages
 
 
 def test_a_cell_in_a_loop_that_is_not_compiled() -> None:

@@ -14,6 +14,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from support.patch_shapes import square
 from tract_fx.ops.gpu.configs import TileConfig, candidates
 from tract_fx.ops.gpu.launch import Device, LaunchPlan, plan, reduction_blocks
 from tract_fx.ops.gpu.small_systems import launch_sizes
@@ -62,10 +63,6 @@ class Compiled:
     stack: int
     shared: int
     instructions: frozenset[str]
-
-
-def square(kernel: int, stride: int, padding: int, groups: int = 1, dilation: int = 1) -> PatchGeometry:
-    return PatchGeometry((kernel,) * 2, (stride,) * 2, (padding,) * 2, (dilation,) * 2, groups)
 
 
 # For each of the widths that have configurations of their own, one layer that gathers and one that is a reshape.

@@ -1,4 +1,7 @@
-"""Images with what TrAct cares about in photographs: a 1/f spectrum, and colours that are mostly brightness."""
+"""Data with what TrAct cares about in real ones.
+
+Photographs have a 1/f spectrum and colours that are mostly brightness; in tables there are columns in other units.
+"""
 
 import torch
 from torch import Tensor
@@ -26,3 +29,8 @@ def standardised(images: Tensor) -> Tensor:
     """Each channel with mean 0 and standard deviation 1."""
     dims = (0, *range(2, images.dim()))
     return (images - images.mean(dims, keepdim=True)) / images.std(dims, keepdim=True)
+
+
+def with_times(rows: int = 32) -> Tensor:
+    """Eight columns of noise, and one of seconds since 1970: float64 raises a small ``lam`` for these."""
+    return torch.cat([torch.randn(rows, 8), 1.7e9 + 3e7 * torch.rand(rows, 1)], 1)

@@ -40,6 +40,16 @@ def _axis(draw: st.DrawFn, largest: int, dilated: bool) -> tuple[int, int, int, 
     return needed + draw(st.integers(0, 9)), kernel, stride, padding, dilation
 
 
+def square(kernel: int, stride: int, padding: int = 0, *, dilation: int = 1, groups: int = 1) -> PatchGeometry:
+    """A convolution in two dimensions that are alike."""
+    return PatchGeometry((kernel,) * 2, (stride,) * 2, (padding,) * 2, (dilation,) * 2, groups)
+
+
+def pixels(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+    """Integers of 8 bits, the same ones at each call."""
+    return torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+
+
 def sliced_patches(input: Tensor, geometry: PatchGeometry) -> Tensor:
     """``(groups, rows, features)``: for each offset in the kernel, the slice of the padded input that it meets."""
     if not geometry.kernel_size:
@@ -60,3 +70,9 @@ def sliced_patches(input: Tensor, geometry: PatchGeometry) -> Tensor:
         ]
         features.append(padded[(slice(None), channel, *index)].flatten())
     return torch.stack(features).unflatten(0, (geometry.groups, -1)).transpose(1, 2)
+
+
+def expected_gram(input: Tensor, geometry: PatchGeometry) -> Tensor:
+    """``X^T X`` of each group in float64."""
+    rows = sliced_patches(input, geometry).double()
+    return rows.mT @ rows

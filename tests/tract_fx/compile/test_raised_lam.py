@@ -1,30 +1,25 @@
 """A ``lam`` that float64 raises is said once, from the first batch; ordinary data are not remarked on."""
 
 import re
-import warnings
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from support.natural import natural_images
-from tract_fx import TractWarning, tract_backend
+from support.natural import natural_images, with_times
+from support.parts import tract_warnings
+from tract_fx import tract_backend
 from tract_fx.compile import raised_lam
 from tract_fx.records import GraphRecord
 
 
 def said(model: nn.Module, *batches: Tensor, **options: Any) -> list[str]:
     compiled = torch.compile(model, backend=tract_backend(inner="aot_eager", **options))
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with tract_warnings() as messages:
         for batch in batches:
             compiled(batch).square().mean().backward()
-    return [str(item.message) for item in caught if issubclass(item.category, TractWarning)]
-
-
-def with_times(rows: int = 32) -> Tensor:
-    return torch.cat([torch.randn(rows, 8), 1.7e9 + 3e7 * torch.rand(rows, 1)], 1)
+    return messages
 
 
 def test_a_raised_lam_is_said_once_with_the_layer_and_the_value() -> None:

@@ -2,7 +2,6 @@
 
 import copy
 import re
-import warnings
 from collections.abc import Callable
 
 import pytest
@@ -11,24 +10,20 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 from torch.utils.flop_counter import FlopCounterMode
 
-from support.natural import natural_images
-from tract_fx import TractWarning, apply_tract
+from support.natural import natural_images, with_times
+from support.parts import tract_warnings
+from tract_fx import apply_tract
 
 
 def network(**options: object) -> nn.Sequential:
     return apply_tract(nn.Sequential(nn.Linear(9, 4), nn.Tanh()), "0", **options)
 
 
-def with_times(rows: int = 32) -> Tensor:
-    return torch.cat([torch.randn(rows, 8), 1.7e9 + 3e7 * torch.rand(rows, 1)], 1)
-
-
 def said(*steps: Callable[[], Tensor]) -> list[str]:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with tract_warnings() as messages:
         for step in steps:
             step().square().mean().backward()
-    return [str(item.message) for item in caught if issubclass(item.category, TractWarning)]
+    return messages
 
 
 @pytest.mark.parametrize("rows", [32, 5])

@@ -15,7 +15,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from support.generated import examples
-from support.patch_shapes import Layer, layers, sliced_patches
+from support.patch_shapes import Layer, expected_gram, layers, sliced_patches
 from tract_fx.ops import gram as module
 from tract_fx.ops.cpu import blocks, spectral
 from tract_fx.ops.cpu.plain import write_plain
@@ -44,11 +44,6 @@ def computed(way: str, block: int | None = None) -> Iterator[None]:
             sizes = {"BLOCK_ELEMENTS": block, "FEWEST_ROWS": 1, "ROWS_PER_SUM": max(1, block // 8), "TRIANGLE_STEP": 5}
             stack.enter_context(mock.patch.multiple(blocks, **sizes))
         yield
-
-
-def expected_gram(input: torch.Tensor, geometry: PatchGeometry) -> torch.Tensor:
-    rows = sliced_patches(input, geometry).double()
-    return rows.mT @ rows
 
 
 def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:

@@ -12,16 +12,12 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from support.generated import examples
 from support.oracle import error
-from support.patch_shapes import Layer, layers, sliced_patches
+from support.patch_shapes import Layer, layers, sliced_patches, square
 from tract_fx.ops.dual import _in_float64, dual_gradient
 from tract_fx.ops.patches import LINEAR, PatchGeometry
 from tract_fx.ops.solve import factor_and_solve, primal_gradient, regularise
 
 LAM = 0.1
-
-
-def square(kernel: int, stride: int) -> PatchGeometry:
-    return PatchGeometry((kernel,) * 2, (stride,) * 2, (0, 0), (1, 1))
 
 
 def rows_and_gradient(input: Tensor, geometry: PatchGeometry, outputs: int = 5) -> tuple[Tensor, Tensor, Tensor]:

@@ -32,7 +32,7 @@ There are no atomic additions: the same call gives the same bits.
 - ``"float32"``, for bfloat16 and float16 inputs, whose products are exact in float32: ``ROWS_PER_SUM`` rows are summed in
   float32, and these sums are added in float64, as the rounding error grows with the rows of one sum. With 256 rows, sums of
   squares of 8-bit pixels stay below 2^24 and are exact.
-- ``"tf32x3"`` and ``"ieee"``, on request: as before, but with products of float32 numbers, which are rounded.
+- ``"ieee"``, for float32 inputs where float64 is slow: as before, but with products of float32 numbers, which are rounded.
 
 ``COMPENSATED`` is for devices where float64 is slow: sums of ``ROWS_PER_SUM`` rows are added in pairs of float32 numbers by
 Knuth's TwoSum, and a pair has twice the digits of float32. ``SCALED`` multiplies what is loaded by powers of two, so that
@@ -295,10 +295,9 @@ def _multiplied(
         wide_left, wide_right = left.to(tl.float64), right.to(tl.float64)
         total = tl.dot(wide_left, tl.trans(wide_right), total, input_precision="ieee", out_dtype=tl.float64)
     else:
-        PRECISION: tl.constexpr = "ieee" if PRODUCTS == "float32" else PRODUCTS
-        if PRODUCTS != "float32":
+        if PRODUCTS == "ieee":
             left, right = left.to(tl.float32), right.to(tl.float32)
-        part = tl.dot(left, tl.trans(right), part, input_precision=PRECISION, out_dtype=tl.float32)
+        part = tl.dot(left, tl.trans(right), part, input_precision="ieee", out_dtype=tl.float32)
         if rows_done % ROWS_PER_SUM == 0:
             total, low = _add_part(total, low, part, COMPENSATED)
             part = tl.zeros_like(part)

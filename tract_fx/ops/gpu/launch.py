@@ -24,8 +24,6 @@ __all__ = [
     "is_triton_usable",
     "launched",
     "plan",
-    "triton_gram",
-    "triton_sums",
 ]
 
 PRODUCTS = {
@@ -171,55 +169,6 @@ def can_import_triton() -> bool:
     except ImportError:
         return False
     return True
-
-
-def triton_gram(
-    input: Tensor, geometry: PatchGeometry, *, products: str | None = None, config: TileConfig | None = None
-) -> Tensor:
-    """``X^T X`` of each group, as of :func:`tract_fx.ops.gram.patch_gram`.
-
-    Args:
-        input: on a GPU, or anywhere in Triton's interpreter; not empty.
-        geometry: the layer's geometry.
-        products: the kernel's ``PRODUCTS``, by default the one that is exact for the dtype. ``"tf32x3"`` and ``"ieee"``
-            are for float32 inputs that are standardised; on raw pixels their error is too large.
-        config: how to run the kernel, by default the fastest way measured.
-
-    Returns:
-        ``(groups, n, n)`` in float64.
-    """
-    (gram,) = launched(input, None, plan(input, geometry, products, Device.of(input)), config)
-    return gram
-
-
-def triton_sums(
-    input: Tensor,
-    output_gradient: Tensor,
-    geometry: PatchGeometry,
-    *,
-    gram: bool = True,
-    products: str | None = None,
-    config: TileConfig | None = None,
-    device: Device | None = None,
-) -> tuple[Tensor, ...]:
-    """``X^T X``, unless ``gram`` is false, and ``dZ^T X`` of each group, from one kernel.
-
-    Where float64 is slow, products of float32 numbers are rounded to float32, see :data:`FAST_FLOAT64`.
-
-    Args:
-        input: on a GPU, or anywhere in Triton's interpreter; not empty.
-        output_gradient: ``(batch, groups * m, *output)`` of the dtype of ``input``; not empty.
-        geometry: the layer's geometry.
-        gram: whether ``X^T X`` is wanted.
-        products: as of :func:`triton_gram`.
-        config: how to run the kernel, by default the fastest way measured.
-        device: what to plan for, by default the input's own.
-
-    Returns:
-        ``(groups, n, n)`` and ``(groups, m, n)`` in float64.
-    """
-    planned = plan(input, geometry, products, device or Device.of(input), output_gradient, gram=gram)
-    return launched(input, output_gradient, planned, config)
 
 
 def launched(

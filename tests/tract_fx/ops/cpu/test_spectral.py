@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from support.generated import examples
-from support.patch_shapes import Layer, sliced_patches
+from support.patch_shapes import Layer, expected_gram, sliced_patches
 from tract_fx.ops import gram as module
 from tract_fx.ops.cpu import spectral
 from tract_fx.ops.cpu.selection import is_spectral_possible
@@ -58,11 +58,6 @@ def from_spectra(band: int = spectral.BAND_ELEMENTS) -> Iterator[None]:
         mock.patch.object(spectral, "BAND_ELEMENTS", band),
     ):
         yield
-
-
-def expected_gram(input: Tensor, geometry: PatchGeometry) -> Tensor:
-    rows = sliced_patches(input, geometry).double()
-    return rows.mT @ rows
 
 
 def bound(input: Tensor, geometry: PatchGeometry) -> Tensor:

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from support import interpreter
 from support.generated import examples
-from support.patch_shapes import Layer, layers, sliced_patches
+from support.patch_shapes import Layer, expected_gram, layers, pixels, square
+from support.triton_sums import triton_gram, with_products
 from tract_fx.ops.gpu import configs, launch
 from tract_fx.ops.gpu.configs import TileConfig
-from tract_fx.ops.gpu.launch import Device, plan, triton_gram
+from tract_fx.ops.gpu.launch import Device, launched, plan
 from tract_fx.ops.patches import LINEAR, PatchGeometry
 
 assert os.environ.get("TRITON_INTERPRET") == "1", "run by test_kernels.py"
@@ -25,26 +26,8 @@ SMALL, LARGE, THREE = TileConfig(16, 1), TileConfig(64, 8), TileConfig(64, 8, ti
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 
 
-def square(kernel: int, stride: int, padding: int, dilation: int = 1, groups: int = 1) -> PatchGeometry:
-    return PatchGeometry((kernel,) * 2, (stride,) * 2, (padding,) * 2, (dilation,) * 2, groups)
-
-
-def pixels(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.Tensor:
-    return torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
-
-
-def expected_gram(input: torch.Tensor, geometry: PatchGeometry) -> torch.Tensor:
-    rows = sliced_patches(input, geometry).double()
-    return rows.mT @ rows
-
-
-def products_of(dtype: torch.dtype) -> str | None:
-    """The interpreter multiplies the bits of bfloat16 numbers, so these are converted before."""
-    return "ieee" if dtype == torch.bfloat16 else None
-
-
 def found_gram(input: torch.Tensor, geometry: PatchGeometry, config: TileConfig = LARGE) -> torch.Tensor:
-    return triton_gram(input, geometry, products=products_of(input.dtype), config=config)
+    return triton_gram(input, geometry, config)
 
 
 def check(input: torch.Tensor, geometry: PatchGeometry, config: TileConfig = LARGE) -> None:
@@ -225,16 +208,8 @@ def test_products_of_float32_numbers_are_exact() -> None:
     input = 1 + torch.randint(0, 2**23, (300, 5), generator=torch.Generator().manual_seed(0)).float() * 2.0**-23
     found, expected = found_gram(input, LINEAR), expected_gram(input, LINEAR)
     assert (found - expected).abs().max() <= 1e-14 * expected.abs().max()
-    assert (triton_gram(input, LINEAR, products="ieee", config=LARGE) - expected).abs().max() > 1e-9 * expected.max()
-
-
-@pytest.mark.parametrize("products", ["ieee", "tf32x3"])
-def test_cheaper_products_on_request(products: str) -> None:
-    input = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))
-    geometry = square(3, 1, 1)
-    found, expected = triton_gram(input, geometry, products=products, config=LARGE), expected_gram(input, geometry)
-    assert (found - expected).abs().max() <= 1e-6 * expected.abs().max()
-    assert torch.equal(found, found.mT)
+    (rounded,) = launched(input, None, with_products(plan(input, LINEAR, None, Device.of(input)), "ieee"), LARGE)
+    assert (rounded - expected).abs().max() > 1e-9 * expected.max()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -9,29 +9,17 @@ import pytest
 import torch
 
 from support import interpreter
-from support.patch_shapes import sliced_patches
+from support.patch_shapes import expected_gram, pixels, sliced_patches, square
 from support.photographs import photographs
+from support.triton_sums import triton_gram
 from tract_fx import TractWarning
 from tract_fx.ops.gpu import configs, launch, verification
-from tract_fx.ops.gpu.launch import Device, plan, triton_gram
+from tract_fx.ops.gpu.launch import Device, plan
 from tract_fx.ops.gpu.verification import checked_sums
 from tract_fx.ops.patches import LINEAR, PatchGeometry
 
 assert os.environ.get("TRITON_INTERPRET") == "1", "run by test_kernels.py"
 interpreter.repair()
-
-
-def square(kernel: int, stride: int, padding: int, groups: int = 1) -> PatchGeometry:
-    return PatchGeometry((kernel,) * 2, (stride,) * 2, (padding,) * 2, (1, 1), groups)
-
-
-def pixels(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.Tensor:
-    return torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
-
-
-def expected_gram(input: torch.Tensor, geometry: PatchGeometry) -> torch.Tensor:
-    rows = sliced_patches(input, geometry).double()
-    return rows.mT @ rows
 
 
 def expected_sums(input: torch.Tensor, outputs: torch.Tensor, geometry: PatchGeometry) -> tuple[torch.Tensor, ...]:

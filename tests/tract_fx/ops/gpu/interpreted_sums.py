@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from support import interpreter
 from support.generated import examples
 from support.oracle import error
-from support.patch_shapes import Layer, layers, sliced_patches
+from support.patch_shapes import Layer, layers, sliced_patches, square
 from support.photographs import RANGES, photographs
+from support.triton_sums import triton_gram, triton_sums
 from tract_fx.ops.gpu import launch
 from tract_fx.ops.gpu.configs import TileConfig
-from tract_fx.ops.gpu.launch import Device, plan, triton_gram, triton_sums
+from tract_fx.ops.gpu.launch import Device, plan
 from tract_fx.ops.patches import LINEAR, PatchGeometry
 from tract_fx.ops.solve import solve_primal
 
@@ -26,10 +27,6 @@ SMALL, LARGE, THREE = TileConfig(16, 1), TileConfig(64, 8), TileConfig(64, 8, ti
 FAST, SLOW = Device(2, (9, 0)), Device(2, (8, 9))
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 LAM = 0.1
-
-
-def square(kernel: int, stride: int, padding: int, dilation: int = 1, groups: int = 1) -> PatchGeometry:
-    return PatchGeometry((kernel,) * 2, (stride,) * 2, (padding,) * 2, (dilation,) * 2, groups)
 
 
 def integers(shape: tuple[int, ...], dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
@@ -46,18 +43,6 @@ def rows_of(input: torch.Tensor, output_gradient: torch.Tensor, geometry: PatchG
     return sliced_patches(input, geometry).double(), outputs.permute(1, 0, 3, 2).flatten(1, 2)
 
 
-def found_sums(
-    input: torch.Tensor,
-    output_gradient: torch.Tensor,
-    geometry: PatchGeometry,
-    config: TileConfig,
-    device: Device = FAST,
-) -> tuple[torch.Tensor, ...]:
-    # The interpreter multiplies the bits of bfloat16 numbers, so these are converted before.
-    products = "ieee" if input.dtype == torch.bfloat16 else None
-    return triton_sums(input, output_gradient, geometry, products=products, config=config, device=device)
-
-
 def check(
     input: torch.Tensor,
     output_gradient: torch.Tensor,
@@ -67,7 +52,7 @@ def check(
 ) -> None:
     """Integers leave nothing to tolerate."""
     rows, outputs = rows_of(input, output_gradient, geometry)
-    gram, gradient = found_sums(input, output_gradient, geometry, config, device)
+    gram, gradient = triton_sums(input, output_gradient, geometry, config, device)
     assert gram.dtype == gradient.dtype == torch.float64
     assert torch.equal(gram, rows.mT @ rows)
     assert torch.equal(gradient, outputs.mT @ rows)
@@ -184,8 +169,8 @@ def test_scales_that_overflow_or_vanish_in_float32(exponent: int) -> None:
     generator = torch.Generator().manual_seed(0)
     input, outputs = torch.randn(2, 3, 8, 8, generator=generator), torch.randn(2, 4, 8, 8, generator=generator)
     geometry = square(3, 1, 1)
-    unit = found_sums(input, outputs, geometry, SMALL, SLOW)
-    found = found_sums(input * 2.0**exponent, outputs * 2.0**-exponent, geometry, SMALL, SLOW)
+    unit = triton_sums(input, outputs, geometry, SMALL, SLOW)
+    found = triton_sums(input * 2.0**exponent, outputs * 2.0**-exponent, geometry, SMALL, SLOW)
     assert torch.equal(found[0], unit[0] * 2.0 ** (2 * exponent))
     assert torch.equal(found[1], unit[1])
 
@@ -195,7 +180,7 @@ def test_scales_that_overflow_or_vanish_in_float32(exponent: int) -> None:
 def test_a_broken_pixel_reaches_the_sums_of_its_features_only(value: float, device: Device) -> None:
     input, outputs = torch.ones(70, 20), torch.ones(70, 3)
     input[5, 7] = value
-    gram, gradient = found_sums(input, outputs, LINEAR, SMALL, device)
+    gram, gradient = triton_sums(input, outputs, LINEAR, SMALL, device)
     assert torch.equal(gradient.isfinite(), (torch.arange(20) != 7).expand(1, 3, 20))
     assert torch.equal(gram.isfinite()[0, 0], torch.arange(20) != 7)
 
@@ -207,7 +192,7 @@ def solved_error(
     input, outputs = images.to(dtype), noise.to(dtype)
     rows, wide = rows_of(input, outputs, geometry)
     count = rows.shape[1]
-    gram, gradient = found_sums(input, outputs, geometry, LARGE, device)
+    gram, gradient = triton_sums(input, outputs, geometry, LARGE, device)
     found = solve_primal(gram / count, gradient, LAM, 1.0)
     covariance = rows.mT @ rows / count + LAM * torch.eye(rows.shape[2], dtype=torch.float64)
     return error(found, torch.linalg.solve(covariance, wide.mT @ rows, left=False))
