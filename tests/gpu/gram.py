@@ -61,7 +61,7 @@ def test_the_kernels_are_what_is_tested() -> None:
 
 def first_choice(input: torch.Tensor, geometry: PatchGeometry) -> torch.Tensor:
     """With the first configuration: to compile and measure all of them takes longer than most tests may."""
-    planned = plan(input, geometry, None, Device.of(input))
+    planned = plan(input, geometry, Device.of(input))
     return triton_gram(input, geometry, config=candidates(planned.constants, Device.of(input).capability[0])[0])
 
 
@@ -98,7 +98,7 @@ def test_any_layer(layer: Layer, dtype: torch.dtype) -> None:
 def test_every_configuration_gives_the_same_bits(name: str, dtype: torch.dtype) -> None:
     shape, geometry = CASES[name]
     input = torch.randn(shape, device="cuda").to(dtype)
-    launch = plan(input, geometry, None, Device.of(input))
+    launch = plan(input, geometry, Device.of(input))
     found = [
         triton_gram(input, geometry, config=config)
         for config in candidates(launch.constants, Device.of(input).capability[0])

@@ -162,7 +162,7 @@ def test_nor_has_the_operator_of_both_sums_any(shape: tuple[int, ...], dtype: to
     geometry = LINEAR if len(shape) == 2 else PatchGeometry((4, 4), (4, 4), (0, 0), (1, 1))
     input = torch.empty(shape, dtype=dtype, device="meta")
     outputs = torch.empty(shape[0], 32, *geometry.outputs(shape[2:]), dtype=dtype, device="meta")
-    products = plan(input, geometry, None, CARDS[side], outputs).constants["PRODUCTS"]
+    products = plan(input, geometry, CARDS[side], outputs).constants["PRODUCTS"]
     assert (products == "float64") == (dtype == torch.float32 and CARDS[side].has_fast_float64)
 
 

@@ -100,7 +100,7 @@ def combinations(capability: int, dtype: torch.dtype, name: str) -> Iterator[tup
     layer = LAYERS[name]
     device = Device(MULTIPROCESSORS[capability], divmod(capability, 10))
     input = layer.input(dtype)
-    launch = plan(input, layer.geometry, None, device, layer.output_gradient(input))
+    launch = plan(input, layer.geometry, device, layer.output_gradient(input))
     for config in candidates(launch.constants, capability // 10):
         yield launch, config
 

@@ -29,7 +29,7 @@ def triton_sums(
 
     The launch is planned for ``device``, by default the input's own.
     """
-    planned = plan(input, geometry, None, device or Device.of(input), output_gradient, gram=gram)
+    planned = plan(input, geometry, device or Device.of(input), output_gradient, gram=gram)
     if input.dtype == torch.bfloat16 and input.device.type == "cpu":
         # The interpreter multiplies the bits of bfloat16 numbers, so these are converted before.
         planned = with_products(planned, "ieee")

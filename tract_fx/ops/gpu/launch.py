@@ -251,7 +251,6 @@ def reduction_blocks(splits: int) -> tuple[int, int]:
 def plan(
     input: Tensor,
     geometry: PatchGeometry,
-    products: str | None,
     device: Device,
     output_gradient: Tensor | None = None,
     *,
@@ -259,7 +258,7 @@ def plan(
 ) -> LaunchPlan:
     """Arguments for tensors that are not empty; made once for each shape and layout."""
     outputs = None if output_gradient is None else _Described.of(output_gradient)
-    return _planned(_Described.of(input), geometry, products, device, outputs, gram)
+    return _planned(_Described.of(input), geometry, device, outputs, gram)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -280,7 +279,6 @@ class _Described:
 def _planned(
     input: _Described,
     geometry: PatchGeometry,
-    products: str | None,
     device: Device,
     output_gradient: _Described | None,
     gram: bool,
@@ -301,8 +299,7 @@ def _planned(
     channels_out = 0 if output_gradient is None else output_gradient.shape[1]
     output_strides = _output_strides(output_gradient, leading)
     compensated = not device.has_fast_float64 and input.dtype != torch.float64
-    products = products or ("ieee" if compensated and input.dtype == torch.float32 else PRODUCTS[input.dtype])
-    compensated = compensated and products != "float64"
+    products = "ieee" if compensated and input.dtype == torch.float32 else PRODUCTS[input.dtype]
     reshaped = all(
         offsets == move and width == 0 and (reach == 1 or offsets == 1)
         for offsets, move, width, reach in zip(kernel, step, padding, dilation, strict=True)

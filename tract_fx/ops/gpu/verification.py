@@ -39,7 +39,9 @@ TOLERANCE_FLOAT32 = 2e-5
 def checked_sums(
     input: Tensor, output_gradient: Tensor | None, geometry: PatchGeometry, *, gram: bool = True
 ) -> tuple[Tensor, ...] | None:
-    """The sums of :func:`~tract_fx.ops.gpu.launch.triton_sums`; None if the kernels may not be used for these tensors.
+    """``X^T X``, unless ``gram`` is false, and ``dZ^T X`` if there is ``dZ``, of each group, in float64.
+
+    None if the kernels may not be used for these tensors. Where float64 is slow, products of float32 numbers are rounded.
 
     While a CUDA graph is captured nothing can be checked: a kernel that was not checked before is not used, with a warning.
 
@@ -49,7 +51,7 @@ def checked_sums(
         geometry: the layer's geometry.
         gram: whether ``X^T X`` is wanted.
     """
-    planned = plan(input, geometry, None, Device.of(input), output_gradient, gram=gram)
+    planned = plan(input, geometry, Device.of(input), output_gradient, gram=gram)
     key, checked = (input.device, input.dtype, planned.kernel), _checked()
     if key in checked:
         config = checked[key]
@@ -99,7 +101,7 @@ def _is_right(
     images = _telling(input[:count])
     outputs = None if output_gradient is None else _telling(output_gradient[:count])
     gram = planned.constants["GRAM"]
-    few = plan(images, geometry, None, Device.of(input), outputs, gram=gram)
+    few = plan(images, geometry, Device.of(input), outputs, gram=gram)
     found = launch.launched(images, outputs, _as_planned(few, planned), config)
     products = _products(images, images if outputs is None else outputs, geometry, planned)
     pixels = products[0].diagonal(dim1=1, dim2=2).sqrt()

@@ -71,7 +71,7 @@ def test_each_kind_of_layer(shape: tuple[int, ...], geometry: PatchGeometry, dty
 
 def test_these_kinds_take_every_path() -> None:
     constants = [
-        plan(torch.empty(shape), geometry, None, Device(2)).constants
+        plan(torch.empty(shape), geometry, Device(2)).constants
         for shape, geometry in [
             ((300, 37), LINEAR),
             ((70, 2, 4, 4), square(4, 4, 0)),
@@ -208,7 +208,7 @@ def test_products_of_float32_numbers_are_exact() -> None:
     input = 1 + torch.randint(0, 2**23, (300, 5), generator=torch.Generator().manual_seed(0)).float() * 2.0**-23
     found, expected = found_gram(input, LINEAR), expected_gram(input, LINEAR)
     assert (found - expected).abs().max() <= 1e-14 * expected.abs().max()
-    (rounded,) = launched(input, None, with_products(plan(input, LINEAR, None, Device.of(input)), "ieee"), LARGE)
+    (rounded,) = launched(input, None, with_products(plan(input, LINEAR, Device.of(input)), "ieee"), LARGE)
     assert (rounded - expected).abs().max() > 1e-9 * expected.max()
 
 

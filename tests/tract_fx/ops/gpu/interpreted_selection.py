@@ -85,7 +85,7 @@ def test_kernels_that_are_right_pass(
     assert (gram - expected[0]).abs().max() <= 1e-6 * expected[0].max()
     assert (found - expected[1]).abs().max() <= 1e-5 * expected[1].abs().max()
     (config,) = verification._checked().values()
-    assert config == configs.candidates(plan(input, geometry, None, Device(2), gradient).constants, 9)[-1]
+    assert config == configs.candidates(plan(input, geometry, Device(2), gradient).constants, 9)[-1]
 
 
 def test_photographs_pass_in_float16(tuning: Tuning) -> None:
@@ -148,16 +148,16 @@ def test_while_a_graph_is_captured_only_checked_kernels_are_used(
 
 def test_some_of_the_images_are_compared() -> None:
     """A few million elements of their patches."""
-    planned = plan(torch.empty(256, 3, 224, 224, device="meta"), square(7, 2, 3), None, Device(132))
+    planned = plan(torch.empty(256, 3, 224, 224, device="meta"), square(7, 2, 3), Device(132))
     assert verification._images(planned, 256) == 2
-    planned = plan(torch.empty(8192, 20, device="meta"), LINEAR, None, Device(132))
+    planned = plan(torch.empty(8192, 20, device="meta"), LINEAR, Device(132))
     assert verification._images(planned, 8192) == 8192
 
 
 def test_plans_are_made_once_for_each_shape_and_layout() -> None:
     input, geometry = torch.empty(4, 3, 8, 8), square(3, 1, 1)
-    first = plan(input, geometry, None, Device(132))
-    assert plan(torch.empty(4, 3, 8, 8), geometry, None, Device(132)) is first
+    first = plan(input, geometry, Device(132))
+    assert plan(torch.empty(4, 3, 8, 8), geometry, Device(132)) is first
     others = [
         (torch.empty(5, 3, 8, 8), geometry, Device(132)),
         (input.to(memory_format=torch.channels_last), geometry, Device(132)),
@@ -165,4 +165,4 @@ def test_plans_are_made_once_for_each_shape_and_layout() -> None:
         (input, square(3, 1, 0), Device(132)),
         (input, geometry, Device(132, (8, 9))),
     ]
-    assert all(plan(image, layer, None, device) is not first for image, layer, device in others)
+    assert all(plan(image, layer, device) is not first for image, layer, device in others)

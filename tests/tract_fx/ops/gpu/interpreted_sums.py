@@ -122,8 +122,8 @@ def test_patches_of_channels_last_images_are_read_as_they_lie(
         input = integers(shape, dtype)
         outputs = output_gradient_for(input, geometry, 5)
         last = input.contiguous(memory_format=memory)
-        assert plan(last, geometry, None, FAST).constants["RUN"] == shape[1] * geometry.kernel_size[-1]
-        assert plan(input, geometry, None, FAST).constants["RUN"] == 0
+        assert plan(last, geometry, FAST).constants["RUN"] == shape[1] * geometry.kernel_size[-1]
+        assert plan(input, geometry, FAST).constants["RUN"] == 0
         check(last, outputs, geometry, config)
         check(last, outputs.contiguous(memory_format=memory), geometry, config)
 
@@ -135,7 +135,7 @@ def test_channels_that_do_not_lie_together_are_read_one_by_one() -> None:
     grouped = dataclasses.replace(geometry, groups=2)
     last = input.contiguous(memory_format=torch.channels_last)
     for images, layer in ((part, geometry), (last, grouped)):
-        assert plan(images, layer, None, FAST).constants["RUN"] == 0
+        assert plan(images, layer, FAST).constants["RUN"] == 0
         check(images, output_gradient_for(input, layer, 3), layer, SMALL)
 
 
@@ -156,7 +156,7 @@ def test_the_covariance_has_the_same_bits_with_and_without_the_gradient() -> Non
     """As long as both have the same splits."""
     input, geometry = torch.randn(2, 3, 9, 8), square(3, 1, 1)
     outputs = torch.randn(2, 5, 9, 8)
-    together, alone = plan(input, geometry, None, FAST, outputs), plan(input, geometry, None, FAST)
+    together, alone = plan(input, geometry, FAST, outputs), plan(input, geometry, FAST)
     assert together.sizes["rows_per_split"] == alone.sizes["rows_per_split"]
     assert torch.equal(
         triton_sums(input, outputs, geometry, config=SMALL)[0], triton_gram(input, geometry, config=SMALL)
@@ -238,7 +238,7 @@ def test_sums_that_float32_does_not_hold_are_compensated(monkeypatch: pytest.Mon
     """Sums of 256 rows stay below 2^24 and are exact; what they add up to in a split needs more digits."""
     monkeypatch.setattr(launch, "PROGRAMS_PER_MULTIPROCESSOR", 1)
     input = torch.randint(2**14, 2**15, (8192, 3), generator=torch.Generator().manual_seed(0)).float()
-    planned = plan(input, LINEAR, None, SLOW, input[:, :1], gram=False)
+    planned = plan(input, LINEAR, SLOW, input[:, :1], gram=False)
     assert planned.constants["COMPENSATED"]
     assert planned.sizes["rows_per_split"] >= 4096, "sums of some 2^26 and more"
     (found,) = triton_sums(input, torch.ones(8192, 1), LINEAR, gram=False, config=SMALL, device=SLOW)
@@ -250,6 +250,6 @@ def test_a_small_sum_is_kept_beside_a_large_one_that_follows(monkeypatch: pytest
     monkeypatch.setattr(launch, "PROGRAMS_PER_MULTIPROCESSOR", 1)
     input, device = torch.zeros(3 * 256, 1), dataclasses.replace(SLOW, multiprocessors=1)
     input[[5, 256 + 7, 512 + 9], 0] = torch.tensor([3 / 1024, 2.0**20, -(2.0**20)])
-    assert plan(input, LINEAR, None, device, input, gram=False).splits == 1
+    assert plan(input, LINEAR, device, input, gram=False).splits == 1
     (found,) = triton_sums(input, torch.ones_like(input), LINEAR, gram=False, config=SMALL, device=device)
     assert found.item() == 3 / 1024

@@ -93,7 +93,7 @@ def test_pixels_of_a_reshaped_image_are_loaded_as_vectors(monkeypatch: pytest.Mo
         planned, config = next(combinations(90, torch.bfloat16, name))
         if name == "16x16/16 n=768":  # dZ in the contiguous format has its channels far apart
             layer = LAYERS[name]
-            planned = launch.plan(layer.input(torch.bfloat16), layer.geometry, None, launch.Device(132))
+            planned = launch.plan(layer.input(torch.bfloat16), layer.geometry, launch.Device(132))
         compile_gram(planned, torch.bfloat16, config, 90)
         target = ahead_of_time.GPUTarget("cuda", 90, 32)
         ptx = ahead_of_time.triton.compile(sources.pop(), target=target, options={"enable_fp_fusion": True}).asm["ptx"]
@@ -124,7 +124,7 @@ def test_every_configuration_is_compiled_by_the_command() -> None:
 def test_the_number_of_images_is_not_part_of_what_is_tuned_or_compiled(name: str) -> None:
     layer = LAYERS[name]
     few, many = (
-        launch.plan(torch.empty(batch, *layer.shape[1:], device="meta"), layer.geometry, None, launch.Device(132))
+        launch.plan(torch.empty(batch, *layer.shape[1:], device="meta"), layer.geometry, launch.Device(132))
         for batch in (8, 24)
     )
     assert few.constants == many.constants
@@ -157,7 +157,7 @@ def test_programs_of_few_tiles_fill_the_device(name: str, dtype: torch.dtype) ->
     for capability in (80, 90):
         layer = dataclasses.replace(LAYERS[name], shape=(2048, *LAYERS[name].shape[1:]))
         input, device = layer.input(dtype), launch.Device(MULTIPROCESSORS[capability], divmod(capability, 10))
-        planned = launch.plan(input, layer.geometry, None, device, layer.output_gradient(input))
+        planned = launch.plan(input, layer.geometry, device, layer.output_gradient(input))
         tiles = candidates(planned.constants, capability // 10)[0].tiles
         waves = planned.programs(64, tiles) / device.multiprocessors
         assert 3.5 <= waves <= 4.0
@@ -173,9 +173,9 @@ def test_width_classes(features: int, expected: int) -> None:
 def test_offsets_that_need_64_bits_get_them() -> None:
     geometry = LAYERS["7x7/2 n=147"].geometry
     widths = {
-        batch: launch.plan(
-            torch.empty(batch, 3, 224, 224, device="meta"), geometry, None, launch.Device(132)
-        ).constants["WIDE"]
+        batch: launch.plan(torch.empty(batch, 3, 224, 224, device="meta"), geometry, launch.Device(132)).constants[
+            "WIDE"
+        ]
         for batch in (14_000, 14_400)
     }
     assert 14_000 * 3 * 224 * 224 < 2**31 < 14_400 * 3 * 224 * 224
