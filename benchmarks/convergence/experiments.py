@@ -167,7 +167,7 @@ def vit(size: Size, seed: int) -> Iterable[Run]:
 def vit_variants(size: Size) -> Iterator[tuple[str, Run]]:
     """What is changed in the training, in words, and the plain run."""
     run = Run("vit", "adam", size.budgets[-1], "plain", 0)
-    yield "as everywhere", run
+    yield "the ordinary training", run
     for factor in VIT_RATES:
         yield f"rate x {factor:g}", dataclasses.replace(run, rate=factor)
     for share in VIT_WARM_UPS:
@@ -175,7 +175,7 @@ def vit_variants(size: Size) -> Iterator[tuple[str, Run]]:
     yield f"width x {VIT_WIDTH:g}", dataclasses.replace(run, width=VIT_WIDTH)
     for name in size.networks:
         if name.startswith("vit-"):
-            yield "as everywhere", dataclasses.replace(run, network=name)
+            yield "the ordinary training", dataclasses.replace(run, network=name)
 
 
 def batch(size: Size, seed: int) -> Iterable[Run]:

@@ -112,6 +112,6 @@ def test_each_variant_of_the_transformer_changes_one_thing() -> None:
         ("warm-up in 5 % of the training", {"warm_up": 0.05}),
         ("warm-up in 50 % of the training", {"warm_up": 0.5}),
         ("width x 2", {"width": 2.0}),
-        ("as everywhere", {"network": "vit-coarse"}),
-        ("as everywhere", {"network": "vit-deep"}),
+        ("the ordinary training", {"network": "vit-coarse"}),
+        ("the ordinary training", {"network": "vit-deep"}),
     ]
