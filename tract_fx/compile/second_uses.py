@@ -40,7 +40,7 @@ class Watch:
     def __init__(self, name: str, parameter: torch.Tensor) -> None:
         self.name = name
         self._parameter = weakref.ref(parameter)
-        self._start = parameter.detach().clone()
+        self._start: torch.Tensor | None = None
         self._produced: list[torch.Tensor] = []
         self._task = -1
         self._differed = 0
@@ -63,6 +63,8 @@ class Watch:
         parameter = self._parameter()
         if parameter is None or self._differed.bit_count() > 1:
             return
+        if self._start is None:
+            self._start = parameter.detach().clone()
         if is_penalty(gradient - produced[0], parameter.detach(), self._start, gradient):
             return
         self._told = True
@@ -142,7 +144,7 @@ def is_penalty(extra: torch.Tensor, weight: torch.Tensor, start: torch.Tensor, g
     Args:
         extra: the gradient that is looked at.
         weight: in the same shape.
-        start: the weight when it was first seen.
+        start: the weight when a difference was first seen.
         gradient: of everything, which says what is nothing.
     """
     outputs = len(weight) if weight.dim() > 1 else 1
