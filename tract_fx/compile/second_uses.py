@@ -65,7 +65,7 @@ class Watch:
             return
         if self._start is None:
             self._start = parameter.detach().clone()
-        if is_penalty(gradient - produced[0], parameter.detach(), self._start, gradient):
+        if _is_penalty(gradient - produced[0], parameter.detach(), self._start, gradient):
             return
         self._told = True
         warnings.warn(
@@ -134,7 +134,7 @@ def _watched_inputs(node: Any) -> list[tuple[int, weakref.ref[Watch]]]:
     return found
 
 
-def is_penalty(extra: torch.Tensor, weight: torch.Tensor, start: torch.Tensor, gradient: torch.Tensor) -> bool:
+def _is_penalty(extra: torch.Tensor, weight: torch.Tensor, start: torch.Tensor, gradient: torch.Tensor) -> bool:
     """Whether a gradient is that of a usual penalty on the weight, or nothing.
 
     For each output, penalties on the weight, its size, its signs or its distance from the start have a gradient made of the
