@@ -248,12 +248,13 @@ def rates(everything: Everything) -> str:
                 continue
             best = max(RATES, key=lambda rate: _mean(plain[rate]))
             pairs = results.matched(_at(run, "plain", best), _at(run, "tract", 1.0))
-            own = max((rate for rate in RATES if tract[rate]), key=lambda rate: _mean(tract[rate]))
-            sentences.append(
+            gain = (
                 f"{words.title_of(results, *setting)}: TrAct at the rate of plain training is "
-                f"{words.pair_difference(pairs)} points from plain training at the best of these rates for it, x {best:g}; "
-                f"the best for TrAct is x {own:g}.\n"
+                f"{words.pair_difference(pairs)} points from plain training at the best of these rates for it, x {best:g}"
             )
+            if all(tract.values()):
+                gain += f"; the best for TrAct is x {max(RATES, key=lambda rate: _mean(tract[rate])):g}"
+            sentences.append(f"{gain}.\n")
     return "\n".join(sentences)
 
 

@@ -307,6 +307,17 @@ def test_the_count_of_architectures(tmp_path: Path) -> None:
     )
 
 
+def test_the_best_rate_of_tract_is_said_where_all_were_run(tmp_path: Path) -> None:
+    for rate, plain in ((0.25, 0.3), (0.5, 0.4), (1.0, 0.45), (2.0, 0.5), (4.0, 0.2)):
+        write(tmp_path, Run("resnet", "sgd", 3, "plain", 0, rate=rate), plain)
+    write(tmp_path, Run("resnet", "sgd", 3, "tract", 0), 0.52)
+    said = "small ResNet, SGD: TrAct at the rate of plain training is +2.0 points from plain training at the best of these "
+    assert answers.rates([load_results("small", tmp_path)]) == f"{said}rates for it, x 2.\n"
+    for rate, tract in ((0.25, 0.3), (0.5, 0.4), (2.0, 0.45), (4.0, 0.55)):
+        write(tmp_path, Run("resnet", "sgd", 3, "tract", 0, rate=rate), tract)
+    assert answers.rates([load_results("small", tmp_path)]) == f"{said}rates for it, x 2; the best for TrAct is x 4.\n"
+
+
 def test_what_was_not_run_is_counted(results: Results) -> None:
     rows = {row.split(" | ")[0]: row for row in coverage.coverage([results]).splitlines()[2:]}
     assert rows["| `speedup`"] == "| `speedup` | small | 18 | 6 | 0 | 12 | 6 resnet adam, 6 vit adam |"
