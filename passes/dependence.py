@@ -155,8 +155,10 @@ def _arranges_noise(node: Node, noise: set[Node]) -> bool:
     if len(node.all_input_nodes) != 1 or node.all_input_nodes[0] not in noise:
         return False
     before, after = node.all_input_nodes[0].meta["val"], node.meta["val"]
-    same = is_condition(before) and not is_condition(after)
-    return same and statically_known_true(before.numel() == after.numel())
+    if not (isinstance(before, torch.Tensor) and isinstance(after, torch.Tensor)):
+        return False
+    several = is_condition(before) and not is_condition(after)
+    return several and statically_known_true(before.numel() == after.numel())
 
 
 def _disturbs_weight(node: Node, found: dict[Node, Dependence], noise: set[Node]) -> bool:
@@ -168,10 +170,17 @@ def _disturbs_weight(node: Node, found: dict[Node, Dependence], noise: set[Node]
     if noise.isdisjoint(read) or torch.Tag.pointwise not in getattr(node.target, "tags", ()):
         return False
     others = [operand for operand in read if operand not in noise and found[operand] != NOTHING]
-    shape = node.meta["val"].shape
-    return all(found[operand].is_weight for operand in others) and any(
-        operand.meta["val"].shape == shape for operand in others
-    )
+    return all(found[operand].is_weight for operand in others) and any(_same_shape(node, other) for other in others)
+
+
+def _same_shape(node: Node, other: Node) -> bool:
+    shapes = [value.shape for value in (node.meta["val"], other.meta["val"]) if isinstance(value, torch.Tensor)]
+    # Sizes may be symbols, and to ask whether they are equal would make it so.
+    return len(shapes) == 2 and len(shapes[0]) == len(shapes[1]) and all(map(_is_equal, *shapes))
+
+
+def _is_equal(size: int | torch.SymInt, other: int | torch.SymInt) -> bool:
+    return statically_known_true(size == other)
 
 
 def _is_lookup(node: Node, found: dict[Node, Dependence]) -> bool:

@@ -117,6 +117,25 @@ def test_numbers_for_each_sample_that_meet_a_parameter_are_data(inductor: bool) 
     assert [rejection.kind.value for rejection in findings.rejections] == ["no first layer"]
 
 
+class Masked(nn.Module):
+    """Patches in a random order, of which some are kept, as in masked autoencoders."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.block = nn.Linear(10, 6), nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        patches = self.embed(x)
+        scores, order = torch.rand(x.shape[:2]).sort(dim=1)
+        kept = patches.gather(1, order[:, :3, None].expand(-1, -1, 6))
+        return self.block(torch.tanh(kept)) * scores[:, :3, None]
+
+
+@both_tables
+def test_a_random_order_is_no_signal(inductor: bool) -> None:
+    assert weights(Masked(), torch.randn(4, 9, 10), inductor=inductor) == {"embed.weight"}
+
+
 class Sampled(nn.Module):
     """What is drawn around the output of a layer is no data: a decoder is no first layer."""
 
