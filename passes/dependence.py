@@ -174,13 +174,11 @@ def _disturbs_weight(node: Node, found: dict[Node, Dependence], noise: set[Node]
 
 
 def _same_shape(node: Node, other: Node) -> bool:
-    shapes = [value.shape for value in (node.meta["val"], other.meta["val"]) if isinstance(value, torch.Tensor)]
-    # Sizes may be symbols, and to ask whether they are equal would make it so.
-    return len(shapes) == 2 and len(shapes[0]) == len(shapes[1]) and all(map(_is_equal, *shapes))
-
-
-def _is_equal(size: int | torch.SymInt, other: int | torch.SymInt) -> bool:
-    return statically_known_true(size == other)
+    value, shape = node.meta["val"], other.meta["val"].shape
+    if not isinstance(value, torch.Tensor) or len(value.shape) != len(shape):
+        return False
+    # Sizes may be symbols, and to ask whether they are equal would make them so.
+    return all(statically_known_true(a == b) for a, b in zip(value.shape, shape, strict=True))
 
 
 def _is_lookup(node: Node, found: dict[Node, Dependence]) -> bool:

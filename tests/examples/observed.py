@@ -88,7 +88,7 @@ class Errors:
     @property
     def are_of_tract(self) -> bool:
         """Whether the first layer's gradient is the one of TrAct, all others are plain, and one could tell."""
-        right = self.first < KINK + 2 * self.first_floor and self.others < KINK + 2 * self.others_floor
+        right = self.first < 1e-6 + 2 * self.first_floor and self.others < KINK + 2 * self.others_floor
         return right and self.first_to_plain > max(FAR, 2 * self.first_floor)
 
 

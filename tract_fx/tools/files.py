@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import secrets
 import stat
@@ -17,7 +18,7 @@ from typing import Any
 
 from tract_fx.tools.errors import OutputError
 
-__all__ = ["check_file", "check_folder", "replacing", "staged", "write_json"]
+__all__ = ["check_file", "check_folder", "replacing", "staged", "write_json", "write_record"]
 
 
 def check_file(path: Path) -> None:
@@ -139,3 +140,18 @@ def _write_into(path: Path, content: bytes) -> None:
         os.set_blocking(descriptor, True)
         while content:
             content = content[stream.write(content) :]
+
+
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Write a record to a path of :func:`replacing`, with null for infinities and NaN, which JSON lacks."""
+    path.write_text(json.dumps(_finite(record), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)

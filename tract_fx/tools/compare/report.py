@@ -16,9 +16,9 @@ from rich.table import Table
 from tract_fx.tools.compare.plan import Plan
 from tract_fx.tools.compare.settings import CompareSettings
 from tract_fx.tools.compare.verdict import Curve, Difference, final_difference, sentences, step_seconds
+from tract_fx.tools.files import write_record
 from tract_fx.tools.images.arrays import ImageSet
 from tract_fx.tools.training.console import rewritten, say
-from tract_fx.tools.training.drawing import write_record
 from tract_fx.tools.training.sides import PLAIN
 
 __all__ = ["Findings", "print_findings", "write_results"]

@@ -13,9 +13,9 @@ from tract_fx.tools.demo.compare import compare, verdict
 from tract_fx.tools.demo.pair import Pair
 from tract_fx.tools.demo.settings import DemoSettings
 from tract_fx.tools.demo.training import Run
+from tract_fx.tools.files import write_record
 from tract_fx.tools.images.arrays import ImageSet
 from tract_fx.tools.training.console import rewritten, say
-from tract_fx.tools.training.drawing import write_record
 from tract_fx.tools.training.sides import PLAIN, TRACT
 
 

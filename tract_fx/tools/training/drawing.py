@@ -5,16 +5,10 @@ Pictures are drawn on `Figure` objects directly, so that no global pyplot state 
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
-
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-__all__ = ["PLAIN_LINE", "SWEEP_COLOURS", "TRACT_LINE", "new_figure", "write_record"]
+__all__ = ["PLAIN_LINE", "SWEEP_COLOURS", "TRACT_LINE", "new_figure"]
 
 DPI = 150
 # Blue and vermillion of Okabe and Ito's palette stay apart under every common colour blindness; the dashes also
@@ -30,18 +24,3 @@ def new_figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
-
-
-def write_record(path: Path, record: Mapping[str, Any]) -> None:
-    """Write a record as JSON, with null for infinities and NaN, which JSON lacks."""
-    path.write_text(json.dumps(_finite(record), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
